@@ -1,0 +1,11 @@
+//! twinpi: a private Python package index that replicates.
+
+pub mod deadline;
+pub mod digest;
+pub mod error;
+pub mod http;
+pub mod names;
+pub mod serial;
+pub mod stop;
+pub mod store;
+pub mod sync;
