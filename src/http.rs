@@ -1,7 +1,15 @@
 //! HTTP in and out: tiny_http and ureq are known here and nowhere else.
 
+pub mod accept;
+pub mod client;
+pub mod forward;
+pub mod multipart;
+mod proxy;
+pub mod range;
 pub mod request;
 pub mod response;
+mod transport;
+mod trust;
 
 use request::Request;
 use response::Reply;

@@ -80,7 +80,9 @@ impl Response {
     }
     /// An answer with bytes of this content type.
     pub fn bytes(status: u16, content_type: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
-        Self::new(status).with_header("Content-Type", content_type).with_body(Body::Owned(bytes.into()))
+        Self::new(status)
+            .with_header("Content-Type", content_type)
+            .with_body(Body::Owned(bytes.into()))
     }
     /// Plain text.
     pub fn text(status: u16, text: impl Into<String>) -> Self {
