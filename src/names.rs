@@ -13,7 +13,11 @@ const FORBIDDEN: &str = " !\"#$%&'()*+,/:;<=>?[\\]^`{|}~";
 /// True if devpi accepts `name` for a new user or index. The names `.` and `..` are refused here on top of that.
 fn is_valid_name(name: &str) -> bool {
     let is_bad = |c: char| c.is_control() || FORBIDDEN.contains(c);
-    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name != "." && name != ".." && !name.contains(is_bad)
+    !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && name != "."
+        && name != ".."
+        && !name.contains(is_bad)
 }
 
 /// A user's name.
@@ -83,7 +87,9 @@ impl IndexName {
     pub fn parse(text: &str) -> Result<Self> {
         match text.split_once('/') {
             Some((user, index)) => Self::new(user, index),
-            None => Err(Error::invalid(format!("invalid index name '{text}': not in the form user/index"))),
+            None => Err(Error::invalid(format!(
+                "invalid index name '{text}': not in the form user/index"
+            ))),
         }
     }
     /// The owner.
@@ -149,7 +155,12 @@ impl Version {
     /// `Kind::Invalid` if it is empty, too long, holds a `/` or a control character, or is `.` or `..`.
     pub fn parse(text: &str) -> Result<Self> {
         let is_bad = |c: char| c == '/' || c.is_control();
-        if text.is_empty() || text.len() > NAME_BYTES_MAX || text.contains(is_bad) || text == "." || text == ".." {
+        if text.is_empty()
+            || text.len() > NAME_BYTES_MAX
+            || text.contains(is_bad)
+            || text == "."
+            || text == ".."
+        {
             return Err(Error::invalid(format!("invalid version '{text}'")));
         }
         Ok(Self(text.to_owned()))
@@ -159,8 +170,8 @@ impl Version {
         &self.0
     }
     /// A key that sorts versions as PEP 440 does; what PEP 440 does not understand comes before all others, by text.
-    pub fn sort_key(&self) -> (Option<pep440_rs::Version>, &str) {
-        (self.0.parse().ok(), &self.0)
+    pub fn sort_key(&self) -> (Option<pep440_rs::Version>, String) {
+        (self.0.parse().ok(), self.0.clone())
     }
 }
 

@@ -41,7 +41,10 @@ impl Stop {
 ///
 /// # Errors
 /// `Kind::Internal` if the system gives no thread.
-pub fn spawn(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+pub fn spawn(
+    name: impl Into<String>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>> {
     let name = name.into();
     thread::Builder::new()
         .name(name.clone())

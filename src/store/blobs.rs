@@ -1,0 +1,293 @@
+//! File bytes: staged with their sums, put in place, opened, removed, and the orphans of crashes swept.
+//!
+//! A file's bytes are synced and under their final name before the row that names them commits. So a crash can leave
+//! a file without a row, which is swept at the next start, and never a row without its file.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::digest::{Hasher, Sums};
+use crate::error::{Context, Error, Kind, Result};
+
+use super::key::FilePath;
+
+/// Bytes per read and write when a file is staged.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// The folder of all files below the server's folder; devpi's name for it, so that either program finds them.
+const FILES: &str = "+files";
+
+/// The folder of files that are not in place yet; in the same file system, so that a rename is enough.
+const STAGING: &str = ".staging";
+
+/// Where file bytes lie.
+#[derive(Clone, Debug)]
+pub struct Blobs {
+    files: PathBuf,
+    staging: PathBuf,
+}
+
+/// Bytes that are on disk and synced, under a temporary name; removed when dropped.
+#[derive(Debug)]
+pub struct Staged {
+    file: NamedTempFile,
+    /// What the bytes came to.
+    pub sums: Sums,
+}
+
+impl Staged {
+    /// Opens the bytes for reading, from the start.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the system refuses.
+    pub fn open(&self) -> Result<File> {
+        let mut file = self.file.reopen()?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
+    }
+}
+
+/// A file being staged piece by piece.
+pub struct Staging {
+    file: NamedTempFile,
+    hasher: Hasher,
+}
+
+impl Staging {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses them.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes).context(|| "writing a file")
+    }
+    /// Syncs and ends it.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn finish(self) -> Result<Staged> {
+        self.file.as_file().sync_data().context(|| "syncing a file")?;
+        Ok(Staged { file: self.file, sums: self.hasher.finish() })
+    }
+}
+
+impl Blobs {
+    /// Uses the folders below `dir`, making them when needed.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if they cannot be made.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let blobs = Self { files: dir.join(FILES), staging: dir.join(STAGING) };
+        for folder in [&blobs.files, &blobs.staging] {
+            fs::create_dir_all(folder).context(|| format!("making {}", folder.display()))?;
+        }
+        Ok(blobs)
+    }
+
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn begin(&self, hasher: Hasher) -> Result<Staging> {
+        Ok(Staging { file: NamedTempFile::new_in(&self.staging)?, hasher })
+    }
+
+    /// Copies `body` to disk, hashing on the way; memory use does not grow with it.
+    ///
+    /// # Errors
+    /// `Kind::TooLarge` over `bytes_max`; `Kind::Invalid` if the body breaks off; `Kind::Internal` if the disk refuses.
+    pub fn stage(&self, body: &mut dyn Read, hasher: Hasher, bytes_max: u64) -> Result<Staged> {
+        let mut staging = self.begin(hasher)?;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut size_bytes = 0;
+        loop {
+            let n = match body.read(&mut chunk) {
+                Ok(0) => return staging.finish(),
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == ErrorKind::FileTooLarge => {
+                    return Err(Error::new(Kind::TooLarge, "the request is too large").caused_by(e));
+                }
+                Err(e) => return Err(Error::invalid("the body broke off").caused_by(e)),
+            };
+            size_bytes += n as u64;
+            if bytes_max < size_bytes {
+                return Err(Error::new(
+                    Kind::TooLarge,
+                    format!("the file is over {bytes_max} bytes"),
+                ));
+            }
+            staging.write(&chunk[..n])?;
+        }
+    }
+
+    fn place_of(&self, path: &FilePath) -> PathBuf {
+        self.files.join(path.as_str())
+    }
+
+    /// Makes and syncs the folders for a file, so that `place` has little left to do under the writer's lock.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn prepare(&self, path: &FilePath) -> Result<()> {
+        let place = self.place_of(path);
+        let folder = place.parent().expect("a file's path has several parts");
+        make_folders(folder).context(|| format!("making the folder of {path}"))
+    }
+
+    /// Puts a file in place and syncs its folder; one that lies there is replaced.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn place(&self, staged: Staged, path: &FilePath) -> Result<()> {
+        let place = self.place_of(path);
+        let folder = place.parent().expect("a file's path has several parts");
+        make_folders(folder)?;
+        let put = staged.file.persist(&place).map_err(|e| e.error);
+        put.and_then(|_| sync_folder(folder)).context(|| format!("putting {path} in place"))
+    }
+
+    /// Opens a file with its length in bytes; `None` if it is not here.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if it is here and cannot be read.
+    pub fn get(&self, path: &FilePath) -> Result<Option<(File, u64)>> {
+        match File::open(self.place_of(path)) {
+            Ok(file) => {
+                let about = file.metadata()?;
+                Ok(about.is_file().then_some((file, about.len())))
+            }
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(Error::internal(format!("cannot read {path}")).caused_by(e)),
+        }
+    }
+
+    /// The length of a file in bytes; `None` if it is not here.
+    pub fn size(&self, path: &FilePath) -> Option<u64> {
+        fs::metadata(self.place_of(path)).ok().filter(fs::Metadata::is_file).map(|m| m.len())
+    }
+
+    /// Removes a file; one that is not here is no error. The folder stays: another upload may be about to use it.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn remove(&self, path: &FilePath) -> Result<()> {
+        match fs::remove_file(self.place_of(path)) {
+            Err(e) if !is_absent(&e) => {
+                Err(Error::internal(format!("cannot remove {path}")).caused_by(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what a crash left: everything staged, and each file that `is_wanted` denies. Gives their number.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if a folder cannot be read; those that `is_wanted` gives.
+    pub fn sweep(&self, mut is_wanted: impl FnMut(&FilePath) -> Result<bool>) -> Result<usize> {
+        let mut swept = 0;
+        for left in fs::read_dir(&self.staging)? {
+            fs::remove_file(left?.path())?;
+            swept += 1;
+        }
+        let mut folders = vec![self.files.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                } else if let Some(path) = self.path_of(&entry.path())
+                    && !is_wanted(&path)?
+                {
+                    log::info!("sweeping {path}, which no entry names");
+                    fs::remove_file(entry.path())?;
+                    swept += 1;
+                }
+            }
+        }
+        Ok(swept)
+    }
+
+    fn path_of(&self, place: &Path) -> Option<FilePath> {
+        FilePath::parse(place.strip_prefix(&self.files).ok()?.to_str()?)
+    }
+}
+
+fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+}
+
+/// Makes a folder and all above it, syncing each folder that got a new entry.
+fn make_folders(folder: &Path) -> io::Result<()> {
+    let mut missing = BTreeSet::new();
+    let mut at = folder;
+    while !at.is_dir() {
+        missing.insert(at.to_owned());
+        at = at.parent().ok_or_else(|| io::Error::from(ErrorKind::NotFound))?;
+    }
+    for folder in missing {
+        match fs::create_dir(&folder) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+            _ => sync_folder(folder.parent().expect("a folder that was made has one above it"))?,
+        }
+    }
+    Ok(())
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    OpenOptions::new().read(true).open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blobs() -> (tempfile::TempDir, Blobs) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let blobs = Blobs::open(dir.path()).expect("opens");
+        (dir, blobs)
+    }
+
+    #[test]
+    fn a_staged_file_is_served_after_it_was_placed_and_only_then() {
+        let (_dir, blobs) = blobs();
+        let path = FilePath::parse("a/b/+f/123/4567890123456/x.whl").expect("valid");
+        let staged = blobs.stage(&mut &b"abc"[..], Hasher::new(), 3).expect("fits");
+        assert_eq!(staged.sums.size_bytes, 3);
+        assert!(blobs.get(&path).expect("readable").is_none());
+        blobs.place(staged, &path).expect("placed");
+        let (mut file, length) = blobs.get(&path).expect("readable").expect("there");
+        let mut text = String::new();
+        file.read_to_string(&mut text).expect("text");
+        assert_eq!((text.as_str(), length), ("abc", 3));
+        blobs.remove(&path).expect("removed");
+        blobs.remove(&path).expect("twice is no error");
+    }
+
+    #[test]
+    fn a_body_over_the_limit_leaves_nothing() {
+        let (dir, blobs) = blobs();
+        let error = blobs.stage(&mut &b"abcd"[..], Hasher::new(), 3).expect_err("too long");
+        assert_eq!(error.kind, Kind::TooLarge);
+        assert_eq!(fs::read_dir(dir.path().join(STAGING)).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn the_sweep_takes_only_what_no_row_names() {
+        let (dir, blobs) = blobs();
+        let keep = FilePath::parse("a/b/+f/123/4567890123456/x.whl").expect("valid");
+        let orphan = keep.sibling("y.whl").expect("valid");
+        for path in [&keep, &orphan] {
+            let staged = blobs.stage(&mut &b"abc"[..], Hasher::new(), 9).expect("fits");
+            blobs.place(staged, path).expect("placed");
+        }
+        fs::write(dir.path().join(STAGING).join("left"), "x").expect("written");
+        assert_eq!(blobs.sweep(|p| Ok(*p == keep)).expect("sweeps"), 2);
+        assert!(blobs.size(&keep).is_some() && blobs.size(&orphan).is_none());
+    }
+}

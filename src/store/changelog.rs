@@ -1,0 +1,117 @@
+//! The log: entries by serial, each with the hash that chains it to all before it.
+//!
+//! `chain_n = SHA-256(chain_(n-1) || n as 8 bytes big-endian || entry_n)`, with 32 zero bytes before serial 0. Two
+//! nodes with the same chain at a serial hold the same history up to it.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, Result};
+use crate::serial::Serial;
+
+use super::txn::serial_of;
+
+/// The hash of a history.
+pub type Chain = [u8; 32];
+
+/// The chain before the first entry.
+pub const CHAIN_START: Chain = [0; 32];
+
+/// Where a node's history stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The last serial.
+    pub serial: Serial,
+    /// The chain at it.
+    pub chain: Chain,
+}
+
+/// The chain after one more entry.
+pub fn link(before: &Chain, serial: Serial, entry: &[u8]) -> Chain {
+    let mut hash = Sha256::new();
+    hash.update(before);
+    hash.update(serial.get().to_be_bytes());
+    hash.update(entry);
+    hash.finalize().into()
+}
+
+/// The end of the log.
+pub(super) fn position(connection: &Connection) -> Result<Option<Position>> {
+    let mut query = connection
+        .prepare_cached("SELECT serial, chain FROM changelog ORDER BY serial DESC LIMIT 1")?;
+    let found = query.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    found.map(|(serial, chain)| Ok(Position { serial: serial_of(serial)?, chain })).transpose()
+}
+
+/// The chain at a serial.
+pub(super) fn chain_at(connection: &Connection, serial: Serial) -> Result<Option<Chain>> {
+    let mut query = connection.prepare_cached("SELECT chain FROM changelog WHERE serial = ?1")?;
+    Ok(query.query_row([serial.get() as i64], |row| row.get(0)).optional()?)
+}
+
+/// Appends the entry that follows `last`, and gives the new end.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails.
+pub(super) fn append(
+    connection: &Connection,
+    last: Option<Position>,
+    entry: &[u8],
+) -> Result<Position> {
+    let serial = Serial::following(last.map(|p| p.serial));
+    let chain = link(&last.map_or(CHAIN_START, |p| p.chain), serial, entry);
+    let mut put = connection
+        .prepare_cached("INSERT INTO changelog (serial, chain, data) VALUES (?1, ?2, ?3)")?;
+    put.execute(params![serial.get() as i64, chain, entry])?;
+    Ok(Position { serial, chain })
+}
+
+/// Entries from `from` up to `to`, at least one if there is one, stopping after the one that brings their bytes
+/// above `bytes_max`.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails or the log has a gap.
+pub(super) fn range(
+    connection: &Connection,
+    from: Serial,
+    to: Serial,
+    bytes_max: usize,
+) -> Result<Vec<(Serial, Vec<u8>)>> {
+    let mut query = connection.prepare_cached(
+        "SELECT serial, data FROM changelog WHERE serial BETWEEN ?1 AND ?2 ORDER BY serial",
+    )?;
+    let mut rows = query.query(params![from.get() as i64, to.get() as i64])?;
+    let (mut entries, mut bytes, mut expected) = (Vec::new(), 0, from);
+    while let Some(row) = rows.next()? {
+        let (serial, data): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        let serial = serial_of(serial)?;
+        if serial != expected {
+            return Err(Error::internal(format!(
+                "the log has {serial} where {expected} should be"
+            )));
+        }
+        expected = serial.next();
+        bytes += data.len();
+        entries.push((serial, data));
+        if bytes_max < bytes {
+            break;
+        }
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::{Digest, hex};
+
+    #[test]
+    fn the_chain_is_the_hash_of_the_chain_before_the_serial_and_the_entry() {
+        let first = link(&CHAIN_START, Serial::FIRST, b"abc");
+        let mut bytes = vec![0; 40];
+        bytes.extend(b"abc");
+        assert_eq!(hex(&first), Digest::of(&bytes).hex());
+        assert_ne!(first, link(&first, Serial::FIRST, b"abc"));
+        assert_ne!(first, link(&CHAIN_START, Serial::FIRST.next(), b"abc"));
+    }
+}

@@ -1,0 +1,90 @@
+//! The database's tables, its settings, and its numbered migrations.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::error::{Context, Error, Result};
+
+/// How long a connection waits for another one's lock. The writer is alone, so only checkpoints are ever waited for.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Prepared statements kept per connection; there are some thirty in the program.
+const STATEMENTS_CACHED: usize = 64;
+
+/// Each step brings the database from the version that is its place in this list to the next one.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE changelog (
+        serial INTEGER PRIMARY KEY,
+        chain BLOB NOT NULL,
+        data BLOB NOT NULL
+    );
+    CREATE TABLE kv (
+        key TEXT PRIMARY KEY,
+        keyname TEXT NOT NULL,
+        serial INTEGER NOT NULL,
+        value BLOB
+    );
+    CREATE TABLE wanted (
+        path TEXT PRIMARY KEY,
+        serial INTEGER NOT NULL,
+        state TEXT NOT NULL DEFAULT 'wanted',
+        tries INTEGER NOT NULL DEFAULT 0,
+        next_try INTEGER NOT NULL DEFAULT 0,
+        reason TEXT
+    );
+    CREATE INDEX wanted_next ON wanted (state, next_try, serial);
+"];
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The one connection that writes.
+    Write,
+    /// One of the pool.
+    Read,
+}
+
+/// Sets a fresh connection up.
+pub fn prepare(connection: &Connection, purpose: Purpose) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.pragma_update(None, "temp_store", "memory")?;
+    match purpose {
+        Purpose::Write => {
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            // FULL: the log is synced at each commit, so a serial that was answered for survives a power cut.
+            connection.pragma_update(None, "synchronous", "full")?;
+            connection.pragma_update(None, "cache_size", -16_384)?;
+            connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
+            connection.pragma_update(None, "journal_size_limit", 64 << 20)
+        }
+        Purpose::Read => {
+            connection.pragma_update(None, "cache_size", -2_048)?;
+            connection.pragma_update(None, "mmap_size", 256_i64 << 20)?;
+            connection.pragma_update(None, "query_only", true)
+        }
+    }
+}
+
+/// Brings the tables to the newest version.
+///
+/// # Errors
+/// `Kind::Internal` if the database comes from a newer program or a step fails; then nothing is changed.
+pub fn migrate(connection: &mut Connection) -> Result<()> {
+    let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let version = version as usize;
+    if version > MIGRATIONS.len() {
+        return Err(Error::internal(format!(
+            "the database has version {version}; this program knows versions up to {}",
+            MIGRATIONS.len()
+        )));
+    }
+    for (step, sql) in MIGRATIONS.iter().enumerate().skip(version) {
+        let txn = connection.transaction()?;
+        txn.execute_batch(sql).context(|| format!("migration {} of the database", step + 1))?;
+        txn.pragma_update(None, "user_version", (step + 1) as i64)?;
+        txn.commit()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! The files that a replica knows of and does not hold: a durable queue in the database.
+//!
+//! A file is *wanted* (to be fetched), *failed* (to be tried again later, with the reason), *gone* (the master has it
+//! no more), or it is present and has no row here. The queue is filled in the transaction that applies an entry, so
+//! a restart goes on where it stopped.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::error::Result;
+use crate::serial::Serial;
+
+use super::blobs::Blobs;
+use super::key::FilePath;
+use super::record::{Dict, Record};
+use super::txn::serial_of;
+use super::{Store, Writer};
+
+/// A file to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which one.
+    pub path: FilePath,
+    /// The serial that made it wanted.
+    pub serial: Serial,
+    /// How often it was tried in vain.
+    pub tries: u32,
+}
+
+/// How many files are in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// To be fetched.
+    pub wanted: u64,
+    /// Tried in vain, to be tried again.
+    pub failed: u64,
+    /// Known to be fetched no more.
+    pub gone: u64,
+}
+
+/// A file that could not be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which one.
+    pub path: FilePath,
+    /// Why not.
+    pub reason: String,
+    /// How often it was tried.
+    pub tries: u32,
+}
+
+fn unix_ms(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Brings the queue in line with the current values of `touched`: what has bytes elsewhere and not here is wanted,
+/// what is deleted is not. Gives the files to remove after the commit.
+pub(super) fn settle(
+    sql: &Connection,
+    blobs: &Blobs,
+    touched: &BTreeSet<FilePath>,
+    wants: &dyn Fn(&FilePath) -> bool,
+) -> Result<Vec<FilePath>> {
+    let mut read = sql.prepare_cached("SELECT serial, value FROM kv WHERE key = ?1")?;
+    let mut want = sql.prepare_cached(
+        "INSERT INTO wanted (path, serial) VALUES (?1, ?2) ON CONFLICT (path)
+         DO UPDATE SET serial = ?2, state = 'wanted', tries = 0, next_try = 0, reason = NULL",
+    )?;
+    let mut drop = sql.prepare_cached("DELETE FROM wanted WHERE path = ?1")?;
+    let mut removed = Vec::new();
+    for path in touched {
+        let row: (i64, Option<Vec<u8>>) =
+            read.query_row([path.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let record = row.1.map(|bytes| Dict::decode(&bytes)).transpose()?;
+        match record {
+            None => {
+                drop.execute([path.as_str()])?;
+                removed.push(path.clone());
+            }
+            Some(record) if record.get("last_modified").is_none() => (),
+            Some(_) if !wants(path) || blobs.size(path).is_some() => (),
+            Some(_) => {
+                want.execute(params![path.as_str(), row.0])?;
+            }
+        }
+    }
+    Ok(removed)
+}
+
+impl Store {
+    /// The next files to fetch, newest serial first, those in `busy` left out.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn wanted(&self, limit: usize, busy: &BTreeSet<FilePath>) -> Result<Vec<Wanted>> {
+        let connection = self.pool().get()?;
+        let mut query = connection.prepare_cached(
+            "SELECT path, serial, tries FROM wanted WHERE state IN ('wanted', 'failed') AND next_try <= ?1
+             ORDER BY state DESC, serial DESC LIMIT ?2",
+        )?;
+        let now = unix_ms(SystemTime::now());
+        let mut rows = query.query(params![now, (limit + busy.len()) as i64])?;
+        let mut wanted = Vec::new();
+        while let Some(row) = rows.next()? {
+            let path: String = row.get(0)?;
+            let Some(path) = FilePath::parse(&path) else { continue };
+            if wanted.len() < limit && !busy.contains(&path) {
+                wanted.push(Wanted { path, serial: serial_of(row.get(1)?)?, tries: row.get(2)? });
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// How long until the next failed file is due; `None` if none waits.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn next_try_in(&self) -> Result<Option<Duration>> {
+        let connection = self.pool().get()?;
+        let mut query =
+            connection.prepare_cached("SELECT min(next_try) FROM wanted WHERE state = 'failed'")?;
+        let next: Option<i64> = query.query_row([], |row| row.get(0))?;
+        let now = unix_ms(SystemTime::now());
+        Ok(next.map(|at| Duration::from_millis(u64::try_from(at - now).unwrap_or(0))))
+    }
+
+    /// How many files are in each state.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn wanted_counts(&self) -> Result<Counts> {
+        let connection = self.pool().get()?;
+        let mut query =
+            connection.prepare_cached("SELECT state, count(*) FROM wanted GROUP BY state")?;
+        let mut rows = query.query([])?;
+        let mut counts = Counts::default();
+        while let Some(row) = rows.next()? {
+            let count = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
+            match row.get::<_, String>(0)?.as_str() {
+                "wanted" => counts.wanted = count,
+                "failed" => counts.failed = count,
+                _ => counts.gone = count,
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The files that failed, at most `limit`, most tried first.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn failures(&self, limit: usize) -> Result<Vec<Failure>> {
+        let connection = self.pool().get()?;
+        let mut query = connection.prepare_cached(
+            "SELECT path, reason, tries FROM wanted WHERE state = 'failed' ORDER BY tries DESC LIMIT ?1",
+        )?;
+        let mut rows = query.query([limit as i64])?;
+        let mut failures = Vec::new();
+        while let Some(row) = rows.next()? {
+            let path: String = row.get(0)?;
+            let Some(path) = FilePath::parse(&path) else { continue };
+            let reason: Option<String> = row.get(1)?;
+            failures.push(Failure { path, reason: reason.unwrap_or_default(), tries: row.get(2)? });
+        }
+        Ok(failures)
+    }
+
+    /// Whether a file is listed, in whatever state.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn is_wanted(&self, path: &FilePath) -> Result<bool> {
+        let connection = self.pool().get()?;
+        let mut query = connection.prepare_cached("SELECT 1 FROM wanted WHERE path = ?1")?;
+        Ok(query.query_row([path.as_str()], |_| Ok(())).optional()?.is_some())
+    }
+}
+
+impl Writer {
+    /// Puts a fetched file in place and takes it off the queue, if its record still stands; else drops it.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk or the database fails.
+    pub fn fetched(&self, path: &FilePath, staged: super::blobs::Staged) -> Result<bool> {
+        self.local(|sql| {
+            let mut query =
+                sql.prepare_cached("SELECT 1 FROM kv WHERE key = ?1 AND value IS NOT NULL")?;
+            let stands = query.query_row([path.as_str()], |_| Ok(())).optional()?.is_some();
+            if stands {
+                self.store().blobs().place(staged, path)?;
+            }
+            sql.prepare_cached("DELETE FROM wanted WHERE path = ?1")?.execute([path.as_str()])?;
+            Ok(stands)
+        })
+    }
+
+    /// Notes that a file could not be fetched, to be tried again after `pause`.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn fetch_failed(&self, path: &FilePath, reason: &str, pause: Duration) -> Result<()> {
+        self.local(|sql| {
+            sql.prepare_cached(
+                "UPDATE wanted SET state = 'failed', tries = tries + 1, next_try = ?2, reason = ?3
+                 WHERE path = ?1",
+            )?
+            .execute(params![
+                path.as_str(),
+                unix_ms(SystemTime::now() + pause),
+                reason
+            ])?;
+            Ok(())
+        })
+    }
+
+    /// Notes that a file is not to be had any more.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn fetch_gone(&self, path: &FilePath, reason: &str) -> Result<()> {
+        self.local(|sql| {
+            sql.prepare_cached("UPDATE wanted SET state = 'gone', reason = ?2 WHERE path = ?1")?
+                .execute(params![path.as_str(), reason])?;
+            Ok(())
+        })
+    }
+}
