@@ -1,0 +1,18 @@
+//! The domain: users own indexes; an index is a stage, which takes uploads, or a mirror; a stage holds projects, a
+//! project versions, a version links to files. Nothing here knows HTTP or replication: functions take a transaction
+//! and values.
+
+pub mod acl;
+pub mod delete;
+pub mod index;
+pub mod links;
+pub mod metadata;
+pub mod release;
+#[cfg(test)]
+mod scenes;
+pub mod settings;
+pub mod setup;
+pub mod stage;
+pub mod time;
+pub mod upload;
+pub mod user;

@@ -1,0 +1,51 @@
+//! The three ways in which devpi's records write a moment; all in UTC.
+
+use std::time::SystemTime;
+
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+
+use crate::store::codec::Value;
+
+fn civil(now: SystemTime) -> DateTime {
+    let stamp = Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH);
+    stamp.to_zoned(TimeZone::UTC).datetime()
+}
+
+/// `2026-11-22T23:59:01Z`, as in user records.
+pub fn stamp(now: SystemTime) -> String {
+    civil(now).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// `(2026, 11, 22, 23, 59, 4)`, as in the log of a link.
+pub fn six_tuple(now: SystemTime) -> Value {
+    let at = civil(now);
+    let date = [i32::from(at.year()), i32::from(at.month()), i32::from(at.day())];
+    let time = [i32::from(at.hour()), i32::from(at.minute()), i32::from(at.second())];
+    Value::Tuple(date.into_iter().chain(time).map(Value::Int).collect())
+}
+
+/// `Sun, 22 Nov 2026 23:59:04 GMT`, as in file records.
+pub fn http_date(now: SystemTime) -> String {
+    httpdate::fmt_http_date(now)
+}
+
+/// An HTTP date as PEP 700 wants it: `2026-11-22T23:59:04Z`.
+pub fn upload_time(http_date: &str) -> Option<String> {
+    httpdate::parse_http_date(http_date).ok().map(stamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn one_moment_in_its_three_spellings() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        assert_eq!(stamp(at), "2023-11-14T22:13:20Z");
+        assert_eq!(http_date(at), "Tue, 14 Nov 2023 22:13:20 GMT");
+        assert_eq!(upload_time(&http_date(at)).as_deref(), Some("2023-11-14T22:13:20Z"));
+        let parts = [2023, 11, 14, 22, 13, 20].map(Value::Int);
+        assert_eq!(six_tuple(at), Value::Tuple(parts.to_vec()));
+    }
+}

@@ -1,0 +1,265 @@
+//! Uploads to a stage: registering metadata and storing a file.
+
+use std::time::SystemTime;
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::names::UserName;
+use crate::store::blobs::Staged;
+use crate::store::codec::{self, Value};
+use crate::store::key::{self, FilePath, Key};
+use crate::store::record::{Dict, Link};
+use crate::store::txn::{Read, WriteTxn};
+
+use super::index::Index;
+use super::metadata::Submission;
+use super::release::{self, Rel, ReleaseLink};
+use super::{delete, time};
+
+/// A file on disk that waits to be stored.
+pub struct NewFile {
+    /// Its name.
+    pub name: String,
+    /// Its bytes.
+    pub staged: Staged,
+    /// The METADATA of a wheel.
+    pub metadata: Option<Staged>,
+}
+
+/// How an upload ended, short of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upload {
+    /// The file is stored.
+    Stored,
+    /// The same bytes were there before, on an index that does not overwrite.
+    AlreadyThere,
+}
+
+/// Registers metadata: all that was known of the version is replaced, its files stay.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails.
+pub fn register(txn: &mut WriteTxn<'_>, index: &Index, submission: &Submission) -> Result<()> {
+    let (project, version) = (&submission.project, &submission.version);
+    let key = key::Release(&index.name, project, version);
+    let held = txn.get(&key)?;
+    let mut record = submission.full();
+    match &held {
+        Some(held) => {
+            let links = release::links(held);
+            if !links.is_empty() {
+                release::set_links(&mut record, links);
+            }
+        }
+        None => add_version(txn, index, submission)?,
+    }
+    let asks_for = |record: &Dict| record.text("requires_python").unwrap_or_default().to_owned();
+    if held.as_ref().is_some_and(|held| asks_for(held) != asks_for(&record)) {
+        rewrite_requires_python(txn, index, submission, &record)?;
+    }
+    txn.set(&key, &record);
+    Ok(())
+}
+
+/// Stores a file of a release.
+///
+/// # Errors
+/// `Kind::Conflict` if the index does not overwrite and holds other bytes under the name.
+pub fn store_file(
+    txn: &mut WriteTxn<'_>,
+    index: &Index,
+    submission: &Submission,
+    file: NewFile,
+    who: Option<&UserName>,
+) -> Result<Upload> {
+    let (project, version) = (&submission.project, &submission.version);
+    let key = key::Release(&index.name, project, version);
+    let held = txn.get(&key)?;
+    let mut record = match &held {
+        Some(held) => held.clone(),
+        None => submission.full(),
+    };
+    let mut links = release::links(&record);
+    let replaced = links.iter().position(|l| l.is(Rel::ReleaseFile) && l.name() == file.name);
+    let mut log = Vec::new();
+    let now = SystemTime::now();
+    if let Some(at) = replaced {
+        if !index.is_volatile() {
+            return settle(&links[at], &file);
+        }
+        let count = Value::Int(links[at].overwrites() + 1);
+        log.push(release::log_item("overwrite", None, time::six_tuple(now), ("count", count)));
+        let old = links.remove(at);
+        delete::link_files(txn, &mut links, &old)?;
+    }
+    let had_python = record.text("requires_python").map(str::to_owned);
+    submission.write_over(&mut record);
+    if held.is_none() {
+        add_version(txn, index, submission)?;
+    }
+    let dst = ("dst", Value::from(index.name.to_string()));
+    log.push(release::log_item("upload", who, time::six_tuple(now), dst));
+    let path = FilePath::of_digest(&index.name, &file.staged.sums.sha256.hex(), &file.name)?;
+    let digest = file.staged.sums.sha256;
+    links.push(new_link(&path, digest, log));
+    release::set_links(&mut record, links);
+    let python = record.text("requires_python").unwrap_or_default().to_owned();
+    if replaced.is_some() || held.is_some() && had_python.as_deref() != Some(&python) {
+        rewrite_requires_python(txn, index, submission, &record)?;
+    }
+    push_simple_link(txn, index, submission, &path, digest, &python, replaced.is_some())?;
+    txn.set(&key, &record);
+    put_file(txn, submission, path, file, now)?;
+    Ok(Upload::Stored)
+}
+
+/// What becomes of an upload over a file on an index that does not overwrite.
+fn settle(held: &ReleaseLink, offered: &NewFile) -> Result<Upload> {
+    if held.0.text("hash_spec") == Some(&offered.staged.sums.sha256.hash_spec()) {
+        return Ok(Upload::AlreadyThere);
+    }
+    Err(Error::conflict(format!("{} already exists in non-volatile index", offered.name)))
+}
+
+fn add_version(txn: &mut WriteTxn<'_>, index: &Index, submission: &Submission) -> Result<()> {
+    let (project, version) = (&submission.project, &submission.version);
+    let versions = key::Versions(&index.name, project);
+    if !txn.has(&versions)? {
+        txn.insert_name(&key::Projects(&index.name), project.as_str())?;
+    }
+    txn.insert_name(&versions, version.as_str())?;
+    Ok(())
+}
+
+fn new_link(path: &FilePath, digest: Digest, log: Vec<Value>) -> ReleaseLink {
+    let mut link = Dict::new();
+    link.set("rel", Rel::ReleaseFile.as_str());
+    link.set("entrypath", path.as_str());
+    link.set("hash_spec", digest.hash_spec());
+    link.set("hashes", hashes(digest));
+    link.set("_log", Value::List(log));
+    ReleaseLink(link)
+}
+
+fn hashes(digest: Digest) -> Dict {
+    Dict(vec![("sha256".to_owned(), digest.hex().into())])
+}
+
+/// Writes the record of a file and has its bytes put in place. The fields `size` and `metadata_sha256` are ours;
+/// other servers pass them over.
+fn put_file(
+    txn: &mut WriteTxn<'_>,
+    submission: &Submission,
+    path: FilePath,
+    file: NewFile,
+    now: SystemTime,
+) -> Result<()> {
+    let sums = &file.staged.sums;
+    let mut record = Dict::new();
+    record.set("last_modified", time::http_date(now));
+    record.set("hash_spec", sums.sha256.hash_spec());
+    record.set("hashes", hashes(sums.sha256));
+    record.set("project", submission.project.as_str());
+    record.set("version", submission.version.as_str());
+    record.set("size", Value::int(i64::try_from(sums.size_bytes).unwrap_or(i64::MAX)));
+    if let Some(metadata) = file.metadata {
+        record.set("metadata_sha256", metadata.sums.sha256.hex());
+        txn.add_file(path.sibling(&format!("{}.metadata", path.name()))?, metadata);
+    }
+    txn.set(&key::File(&path), &record);
+    txn.add_file(path, file.staged);
+    Ok(())
+}
+
+/// Adds a link to the simple page: by splicing its bytes, so that a long page costs little more than a short one.
+fn push_simple_link(
+    txn: &mut WriteTxn<'_>,
+    index: &Index,
+    submission: &Submission,
+    path: &FilePath,
+    digest: Digest,
+    python: &str,
+    is_replaced: bool,
+) -> Result<()> {
+    let key = key::SimpleLinks(&index.name, &submission.project);
+    let link = Link {
+        name: path.name().to_owned(),
+        href: format!("{path}#{}", digest.hash_spec()),
+        requires_python: Some(python.to_owned()),
+        yanked: Value::None,
+    };
+    let held = if is_replaced { None } else { txn.row(&key.path())?.and_then(|row| row.value) };
+    if let Some(spliced) = held.and_then(|held| splice_link(&held, &link)) {
+        txn.set_encoded(&key, spliced);
+        return Ok(());
+    }
+    let mut page = txn.get(&key)?.unwrap_or_default();
+    page.links.retain(|held| held.name != link.name);
+    page.links.push(link);
+    txn.set(&key, &page);
+    Ok(())
+}
+
+/// A page's bytes with one link more; `None` if they are not of the plain shape `{links, requires_python}` with as
+/// many of each.
+fn splice_link(page: &[u8], link: &Link) -> Option<Vec<u8>> {
+    let span = |key| codec::dict_get_raw(page, key).ok().flatten();
+    let (links, pythons) = (span("links")?, span("requires_python")?);
+    let count = |list: &std::ops::Range<usize>| codec::list_len(&page[list.clone()]).ok();
+    if count(&links)? != count(&pythons)? {
+        return None;
+    }
+    let pair = Value::Tuple(vec![link.name.as_str().into(), link.href.as_str().into()]);
+    let python = link.requires_python.as_deref().map_or(Value::None, Value::from);
+    let mut edits = [(links, codec::encode(&pair)), (pythons, codec::encode(&python))];
+    edits.sort_by_key(|(range, _)| range.start);
+    let mut spliced = Vec::with_capacity(page.len() + 512);
+    let mut at = 0;
+    for (range, item) in edits {
+        spliced.extend_from_slice(&page[at..range.start]);
+        spliced.extend_from_slice(&codec::list_push_raw(&page[range.clone()], &item).ok()?);
+        at = range.end;
+    }
+    spliced.extend_from_slice(&page[at..]);
+    Some(spliced)
+}
+
+/// Gives all links of one version the Python requirement of its record.
+fn rewrite_requires_python(
+    txn: &mut WriteTxn<'_>,
+    index: &Index,
+    submission: &Submission,
+    record: &Dict,
+) -> Result<()> {
+    let key = key::SimpleLinks(&index.name, &submission.project);
+    let Some(mut page) = txn.get(&key)? else { return Ok(()) };
+    let python = record.text("requires_python").map(str::to_owned);
+    let links = release::links(record);
+    for held in &mut page.links {
+        if links.iter().any(|link| link.path() == held.path()) {
+            held.requires_python.clone_from(&python);
+        }
+    }
+    txn.set(&key, &page);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::record::{Links, Record as _};
+
+    #[test]
+    fn a_spliced_page_is_the_page_with_the_link() {
+        let link = |n: u8| Link {
+            name: format!("p-{n}.whl"),
+            href: format!("a/b/+f/123/4567890123456/p-{n}.whl#sha256=00"),
+            requires_python: Some(">=3".into()),
+            yanked: Value::None,
+        };
+        let page = Links::of_stage(vec![link(1), link(2)]).encode();
+        let spliced = splice_link(&page, &link(3)).expect("plain shape");
+        let expected = Links::of_stage(vec![link(1), link(2), link(3)]);
+        assert_eq!(spliced, expected.encode());
+    }
+}

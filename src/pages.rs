@@ -1,0 +1,3 @@
+//! Pages as pure functions of values.
+
+pub mod simple;

@@ -1,0 +1,207 @@
+//! The simple pages of PEP 503 and PEP 691.
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::model::links::{Page, PageFile};
+use crate::store::codec::Value;
+
+/// The version of the interface that the pages follow (PEP 629, 700, 792).
+const API_VERSION: &str = "1.4";
+
+/// How a page is to be drawn.
+pub struct Look<'a> {
+    /// What stands before a file's path to make its address.
+    pub prefix: &'a str,
+    /// Whether people look at it: sorted, with a heading.
+    pub for_people: bool,
+    /// Whether METADATA is offered.
+    pub with_metadata: bool,
+}
+
+/// A project's page in HTML.
+pub fn project_html(project: &str, page: &Page, look: &Look<'_>) -> String {
+    let mut html = head(&format!("Links for {project}"));
+    if look.for_people {
+        html.push_str(&format!("<h1>Links for {project}</h1>\n"));
+    }
+    let mut files: Vec<&PageFile> = page.files.iter().collect();
+    if look.for_people {
+        files.sort_by_cached_key(|file| std::cmp::Reverse(newest_first(&file.link.name)));
+    }
+    for file in files {
+        anchor(&mut html, file, look);
+    }
+    html.push_str("</body></html>\n");
+    html
+}
+
+fn head(title: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"pypi:repository-version\" content=\"{API_VERSION}\">\
+         <title>{title}</title></head>\n<body>\n"
+    )
+}
+
+/// A key that sorts file names by version as far as the name shows it, then by name.
+fn newest_first(name: &str) -> (Option<pep440_rs::Version>, String) {
+    let stem = name
+        .strip_suffix(".tar.gz")
+        .or_else(|| name.rsplit_once('.').map(|(stem, _)| stem))
+        .unwrap_or(name);
+    let version = stem.split('-').skip(1).find_map(|part| part.parse().ok());
+    (version, name.to_owned())
+}
+
+fn anchor(html: &mut String, file: &PageFile, look: &Look<'_>) {
+    let link = &file.link;
+    html.push_str(&format!(
+        "{} <a href=\"{}{}\"",
+        file.owner,
+        look.prefix,
+        escape(&url_path(&link.href))
+    ));
+    if let Some(python) = link.requires_python.as_deref().filter(|python| !python.is_empty()) {
+        html.push_str(&format!(" data-requires-python=\"{}\"", escape(python)));
+    }
+    match &link.yanked {
+        Value::Str(reason) => html.push_str(&format!(" data-yanked=\"{}\"", escape(reason))),
+        Value::Bool(true) => html.push_str(" data-yanked=\"\""),
+        _ => (),
+    }
+    if let Some(sha256) = file.metadata_sha256.as_deref().filter(|_| look.with_metadata) {
+        for name in ["data-core-metadata", "data-dist-info-metadata"] {
+            html.push_str(&format!(" {name}=\"sha256={sha256}\""));
+        }
+    }
+    html.push_str(&format!(">{}</a><br>\n", escape(&link.name)));
+}
+
+/// A project's page in JSON.
+pub fn project_json(project: &str, page: &Page, look: &Look<'_>) -> String {
+    let files: Vec<Json> = page.files.iter().map(|file| file_json(file, look)).collect();
+    json!({
+        "meta": {"api-version": API_VERSION},
+        "name": project,
+        "versions": page.versions,
+        "files": files,
+    })
+    .to_string()
+}
+
+fn file_json(file: &PageFile, look: &Look<'_>) -> Json {
+    let link = &file.link;
+    let mut shown = Map::new();
+    shown.insert("filename".into(), link.name.as_str().into());
+    shown.insert("url".into(), format!("{}{}", look.prefix, url_path(link.path())).into());
+    let hashes = link.hash().map(|(kind, hex)| (kind.to_owned(), Json::from(hex)));
+    shown.insert("hashes".into(), Json::Object(hashes.into_iter().collect()));
+    if let Some(python) = link.requires_python.as_deref().filter(|python| !python.is_empty()) {
+        shown.insert("requires-python".into(), python.into());
+    }
+    if let Some(size) = file.size_bytes {
+        shown.insert("size".into(), size.into());
+    }
+    if let Some(time) = &file.upload_time {
+        shown.insert("upload-time".into(), time.as_str().into());
+    }
+    match &link.yanked {
+        Value::Str(reason) if !reason.is_empty() => {
+            shown.insert("yanked".into(), reason.as_str().into());
+        }
+        Value::Str(_) | Value::Bool(true) => {
+            shown.insert("yanked".into(), true.into());
+        }
+        _ => (),
+    }
+    if let Some(sha256) = file.metadata_sha256.as_deref().filter(|_| look.with_metadata) {
+        let known = json!({"sha256": sha256});
+        shown.insert("core-metadata".into(), known.clone());
+        shown.insert("dist-info-metadata".into(), known);
+    }
+    Json::Object(shown)
+}
+
+/// The list of projects in HTML; `prefix` makes an address of a name.
+pub fn list_html(names: &[String], prefix: &str) -> String {
+    let mut html = head("Simple index");
+    for name in names {
+        html.push_str(&format!("<a href=\"{prefix}{name}/\">{name}</a><br>\n"));
+    }
+    html.push_str("</body></html>\n");
+    html
+}
+
+/// The list of projects in JSON.
+pub fn list_json(names: &[String]) -> String {
+    let projects: Vec<Json> = names.iter().map(|name| json!({"name": name})).collect();
+    json!({"meta": {"api-version": API_VERSION}, "projects": projects}).to_string()
+}
+
+/// A stored path as part of an address; `+` stays, since clients compare addresses literally.
+fn url_path(path: &str) -> String {
+    const KEPT: percent_encoding::AsciiSet = percent_encoding::CONTROLS
+        .add(b' ')
+        .add(b'"')
+        .add(b'<')
+        .add(b'>')
+        .add(b'?')
+        .add(b'%')
+        .add(b'`')
+        .add(b'{')
+        .add(b'}');
+    percent_encoding::utf8_percent_encode(path, &KEPT).to_string()
+}
+
+fn escape(text: &str) -> String {
+    if !text.contains(['&', '<', '>', '"', '\'']) {
+        return text.to_owned();
+    }
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#x27;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::IndexName;
+    use crate::store::record::Link;
+
+    fn page(names: &[&str]) -> Page {
+        let owner = IndexName::new("ann", "dev").expect("valid");
+        let file = |name: &&str| PageFile {
+            owner: owner.clone(),
+            link: Link {
+                name: (*name).to_owned(),
+                href: format!("ann/dev/+f/123/4567890123456/{name}#sha256=ab"),
+                requires_python: Some(">=3.8,<4".into()),
+                yanked: Value::None,
+            },
+            size_bytes: Some(7),
+            upload_time: None,
+            metadata_sha256: Some("cd".into()),
+        };
+        Page { files: names.iter().map(file).collect(), versions: vec!["1".into()] }
+    }
+
+    #[test]
+    fn people_see_the_newest_version_first() {
+        let look = Look { prefix: "", for_people: true, with_metadata: false };
+        let html = project_html("p", &page(&["p-1.9.zip", "p-1.10.zip", "p-1.0.zip"]), &look);
+        let at = |name: &str| html.find(name).expect("shown");
+        assert!(at("p-1.10.zip") < at("p-1.9.zip") && at("p-1.9.zip") < at("p-1.0.zip"));
+        assert!(html.contains("&gt;=3.8,&lt;4") && !html.contains("core-metadata"));
+    }
+
+    #[test]
+    fn installers_get_what_is_known() {
+        let look = Look { prefix: "../", for_people: false, with_metadata: true };
+        let shown: Json =
+            serde_json::from_str(&project_json("p", &page(&["p-1.whl"]), &look)).expect("JSON");
+        let file = &shown["files"][0];
+        assert_eq!(file["url"], "../ann/dev/+f/123/4567890123456/p-1.whl");
+        assert_eq!(file["size"], 7);
+        assert_eq!(file["core-metadata"]["sha256"], "cd");
+        assert_eq!(file["hashes"]["sha256"], "ab");
+    }
+}
