@@ -1,5 +1,6 @@
 //! twinpi: a private Python package index that replicates.
 
+pub mod config;
 pub mod deadline;
 pub mod digest;
 pub mod error;

@@ -1,0 +1,169 @@
+//! Every option there is: its name, what it takes, which programs know it, and whether it does something here.
+//!
+//! The command line, the environment and the file are read against this one table, so that no option can be
+//! ignored in silence: it works, or it is refused, or a warning says why it has no meaning.
+
+use Program::{GenSecret, Init, Passwd, Serve};
+use Stand::{Idle, Missing, Works};
+use Takes::{Many, Nothing, One};
+
+/// A program of the suite, as far as its options go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Runs a node.
+    Serve,
+    /// Makes the folder of a node.
+    Init,
+    /// Makes or checks a secret file.
+    GenSecret,
+    /// Sets a password.
+    Passwd,
+}
+
+/// What follows an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Nothing: it is there or not.
+    Nothing,
+    /// One value; the last one given counts.
+    One,
+    /// A value each time it is given.
+    Many,
+}
+
+/// Whether an option does something in this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stand {
+    /// It does what it says.
+    Works,
+    /// It is accepted and has no meaning here, for this reason.
+    Idle(&'static str),
+    /// It is refused; what to do instead, or empty.
+    Missing(&'static str),
+}
+
+/// One option.
+#[derive(Debug)]
+pub struct Opt {
+    /// The long name without dashes; also the key in the file.
+    pub name: &'static str,
+    /// What follows it.
+    pub takes: Takes,
+    /// The programs that know it.
+    pub of: &'static [Program],
+    /// Whether it does something.
+    pub stand: Stand,
+}
+
+impl Opt {
+    /// Finds an option of `program` by its long name.
+    pub fn find(program: Program, name: &str) -> Option<&'static Self> {
+        OPTIONS.iter().find(|opt| opt.name == name && opt.of.contains(&program))
+    }
+    /// Whether any program knows this name.
+    pub fn is_known(name: &str) -> bool {
+        OPTIONS.iter().any(|opt| opt.name == name) || KNOWN_ELSEWHERE.contains(&name)
+    }
+    /// The variable that sets it.
+    pub fn variable(&self) -> String {
+        format!("DEVPISERVER_{}", self.name.to_uppercase().replace('-', "_"))
+    }
+}
+
+const ALL: &[Program] = &[Serve, Init, GenSecret, Passwd];
+const SERVE: &[Program] = &[Serve];
+const INIT: &[Program] = &[Init];
+const NODE: &[Program] = &[Serve, Init];
+const STORAGE: &[Program] = &[Serve, Init, Passwd];
+const SECRET: &[Program] = &[Serve, GenSecret];
+
+/// Keys that a shared file may hold for programs which this version does not have.
+const KNOWN_ELSEWHERE: &[&str] =
+    &["include-mirrored-files", "skip-import-type", "no-events", "checksum", "no-checksum"];
+
+const fn opt(name: &'static str, takes: Takes, of: &'static [Program], stand: Stand) -> Opt {
+    Opt { name, takes, of, stand }
+}
+
+/// The table.
+pub const OPTIONS: &[Opt] = &[
+    opt("configfile", One, ALL, Works),
+    opt("debug", Nothing, ALL, Works),
+    opt("logger-cfg", One, ALL, Missing("the log goes to stderr; RUST_LOG sets its levels")),
+    opt("serverdir", One, STORAGE, Works),
+    opt("storage", One, STORAGE, Works),
+    opt(
+        "keyfs-cache-size",
+        One,
+        STORAGE,
+        Idle("the store reads values directly and sizes its own cache"),
+    ),
+    opt("role", One, NODE, Works),
+    opt("primary-url", One, NODE, Works),
+    opt("master-url", One, NODE, Works),
+    opt("master", One, NODE, Works),
+    opt("version", Nothing, SERVE, Works),
+    opt("passwd", One, SERVE, Missing("use `twinpi passwd USER`")),
+    opt("host", One, SERVE, Works),
+    opt("port", One, SERVE, Works),
+    opt("listen", Many, SERVE, Works),
+    opt("unix-socket", One, SERVE, Works),
+    opt("unix-socket-perms", One, SERVE, Works),
+    opt("threads", One, SERVE, Works),
+    opt("connection-limit", One, SERVE, Works),
+    opt("max-request-body-size", One, SERVE, Works),
+    opt("trusted-proxy", One, SERVE, Missing("set --outside-url instead")),
+    opt("trusted-proxy-count", One, SERVE, Missing("set --outside-url instead")),
+    opt("trusted-proxy-headers", One, SERVE, Missing("set --outside-url instead")),
+    opt("outside-url", One, SERVE, Works),
+    opt("absolute-urls", Nothing, SERVE, Works),
+    opt("enable-core-metadata", Nothing, SERVE, Works),
+    opt("profile-requests", One, SERVE, Missing("")),
+    opt("mirror-cache-expiry", One, SERVE, Works),
+    opt("request-timeout", One, SERVE, Works),
+    opt("offline-mode", Nothing, SERVE, Works),
+    opt("replica-file-search-path", One, SERVE, Missing("")),
+    opt("hard-links", Nothing, SERVE, Missing("")),
+    opt("file-replication-threads", One, SERVE, Works),
+    opt("file-replication-skip-indexes", One, SERVE, Works),
+    opt("proxy-timeout", One, SERVE, Works),
+    opt("replica-cert", One, SERVE, Works),
+    opt("no-replica-streaming", Nothing, SERVE, Idle("a replica takes what the master offers")),
+    opt("secretfile", One, SECRET, Works),
+    opt("argon2-memory-cost", One, SECRET, Works),
+    opt("argon2-parallelism", One, SECRET, Works),
+    opt("argon2-time-cost", One, SECRET, Works),
+    opt("requests-only", Nothing, SERVE, Missing("one process does all the work of a node")),
+    opt("restrict-modify", One, SERVE, Works),
+    opt("autocreate-users", Nothing, SERVE, Idle("there are no authentication plugins")),
+    opt("theme", One, SERVE, Missing("")),
+    opt("debug-macros", Nothing, SERVE, Missing("")),
+    opt("documentation-path", One, SERVE, Missing("")),
+    opt("keep-docs-packed", Nothing, SERVE, Missing("")),
+    opt("indexer-backend", One, SERVE, Missing("")),
+    opt("no-root-pypi", Nothing, INIT, Works),
+    opt("root-pypi-url", One, INIT, Works),
+    opt("root-passwd", One, INIT, Works),
+    opt("root-passwd-hash", One, INIT, Works),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = OPTIONS.iter().map(|opt| opt.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), OPTIONS.len());
+    }
+
+    #[test]
+    fn variable_is_the_name_in_capitals() {
+        let opt = Opt::find(Serve, "restrict-modify").unwrap();
+        assert_eq!(opt.variable(), "DEVPISERVER_RESTRICT_MODIFY");
+        assert!(Opt::find(Passwd, "restrict-modify").is_none());
+        assert!(Opt::is_known("restrict-modify") && !Opt::is_known("restrict_modify"));
+    }
+}
