@@ -7,6 +7,7 @@ pub mod error;
 pub mod http;
 pub mod model;
 pub mod names;
+pub mod nodeinfo;
 pub mod pages;
 pub mod serial;
 pub mod stop;
