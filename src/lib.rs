@@ -1,5 +1,6 @@
 //! twinpi: a private Python package index that replicates.
 
+pub mod cli;
 pub mod config;
 pub mod deadline;
 pub mod digest;
@@ -10,6 +11,7 @@ pub mod names;
 pub mod nodeinfo;
 pub mod pages;
 pub mod serial;
+pub mod server;
 pub mod stop;
 pub mod store;
 pub mod sync;

@@ -1,1 +1,7 @@
-fn main(){}
+//! Parses, runs, ends with an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    twinpi::cli::run(std::env::args_os())
+}

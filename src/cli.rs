@@ -1,0 +1,239 @@
+//! The command line: from what was typed to a `Config`, a command, and an exit code.
+
+pub mod args;
+pub mod argv;
+pub mod password;
+pub mod upstream;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use argh::{EarlyExit, FromArgs};
+
+use crate::config::file::{self, Section};
+use crate::config::options::Program;
+use crate::config::settings::{Given, Settings};
+use crate::config::{Config, Refused, RoleOption};
+use crate::error::{Error, Result};
+use crate::server::{self, InitOptions};
+
+use args::{Command, Twinpi};
+use argv::Called;
+
+/// The version of devpi-server whose programs these are; printed when called by devpi's name.
+const DEVPI_VERSION: &str = "6.20.3";
+
+/// How a run ended early.
+enum Outcome {
+    /// There was something to print, and no more.
+    Printed(String),
+    /// It failed, with this exit code and text.
+    Failed(u8, String),
+}
+
+impl From<Refused> for Outcome {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Usage(text) => {
+                Self::Failed(2, format!("error: {text}\nRun with --help for more."))
+            }
+            Refused::Fatal(text) => Self::Failed(1, format!("fatal: {text}")),
+            Refused::File(text) => {
+                Self::Failed(4, format!("fatal: error in the configuration file {text}"))
+            }
+        }
+    }
+}
+
+impl From<Error> for Outcome {
+    fn from(error: Error) -> Self {
+        Self::Failed(1, format!("fatal: {error}"))
+    }
+}
+
+/// Runs the program that `argv` calls.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match try_run(argv) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Outcome::Printed(text)) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(Outcome::Failed(code, text)) => {
+            eprintln!("{text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn try_run(argv: impl IntoIterator<Item = OsString>) -> std::result::Result<(), Outcome> {
+    let mut texts = Vec::new();
+    for arg in argv {
+        texts.push(
+            arg.into_string()
+                .map_err(|arg| Refused::Usage(format!("not valid UTF-8: {}", arg.display())))?,
+        );
+    }
+    let name = texts.first().map_or("twinpi", |path| {
+        Path::new(path).file_name().map_or("twinpi", |n| n.to_str().unwrap_or("twinpi"))
+    });
+    let (called, rest) = match argv::by_file_name(name) {
+        Some(called) => (Some(called), &texts[1..]),
+        None => match texts.get(1).and_then(|arg| argv::by_subcommand(arg)) {
+            Some(called) => (Some(called), &texts[2..]),
+            None => (None, texts.get(1..).unwrap_or_default()),
+        },
+    };
+    match called {
+        None => without_command(name, rest),
+        Some(Called::NotYet(what)) => {
+            Err(Refused::Fatal(format!("{what} is not supported yet")).into())
+        }
+        Some(Called::Program(program)) => {
+            let shown = if argv::by_file_name(name).is_some() {
+                name.to_owned()
+            } else {
+                format!("{name} {}", argv::subcommand(program))
+            };
+            start(program, &shown, rest)
+        }
+    }
+}
+
+/// Answers `--help`, `--version` and mistakes before a command.
+fn without_command(name: &str, rest: &[String]) -> std::result::Result<(), Outcome> {
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    let twinpi = Twinpi::from_args(&[name], &rest).map_err(early)?;
+    if twinpi.version {
+        return Err(Outcome::Printed(format!("twinpi {}", env!("CARGO_PKG_VERSION"))));
+    }
+    let help =
+        Twinpi::from_args(&[name], &["--help"]).err().map(|exit| exit.output).unwrap_or_default();
+    Err(Outcome::Failed(2, help))
+}
+
+fn early(exit: EarlyExit) -> Outcome {
+    let text = exit.output.trim_end().to_owned();
+    match exit.status {
+        Ok(()) => Outcome::Printed(text),
+        Err(()) => Refused::Usage(text).into(),
+    }
+}
+
+/// Reads the options of `program` and runs it.
+fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<(), Outcome> {
+    let plain = argv::plain(program, args)?;
+    let rest: Vec<&str> = plain.args.iter().map(String::as_str).collect();
+    let command = match program {
+        Program::Serve => args::Serve::from_args(&[shown], &rest).map(Command::Serve),
+        Program::Init => args::Init::from_args(&[shown], &rest).map(Command::Init),
+        Program::GenSecret => args::GenSecret::from_args(&[shown], &rest).map(Command::GenSecret),
+        Program::Passwd => args::Passwd::from_args(&[shown], &rest).map(Command::Passwd),
+    };
+    let (mut given, user) = match command.map_err(early)? {
+        Command::Serve(serve) if serve.version => return Err(Outcome::Printed(version(shown))),
+        Command::Serve(serve) => (serve.given(), None),
+        Command::Init(init) => (init.given(), None),
+        Command::GenSecret(gen_secret) => (gen_secret.given(), None),
+        Command::Passwd(passwd) => {
+            let user = passwd.user.clone();
+            (passwd.given(), user)
+        }
+    };
+    given.extend(plain.idle);
+    let (settings, files) = read_settings(program, given)?;
+    let config = Config::new(&settings)?;
+    start_log(config.debug);
+    if 1 < files.len() {
+        log::warn!("several configuration files, of which the last one counts: {files:?}");
+    }
+    for warning in &settings.warnings {
+        log::warn!("{warning}");
+    }
+    Ok(match program {
+        Program::Serve => server::serve(config),
+        Program::Init => {
+            init_options(&settings, &config).and_then(|options| server::init(config, options))
+        }
+        Program::GenSecret => gen_secret(&settings, &config),
+        Program::Passwd => passwd(config, user),
+    }?)
+}
+
+/// Called by devpi's name the answer is devpi's version, which scripts compare.
+fn version(shown: &str) -> String {
+    if shown == "devpi-server" {
+        DEVPI_VERSION.to_owned()
+    } else {
+        format!("twinpi {}", env!("CARGO_PKG_VERSION"))
+    }
+}
+
+fn read_settings(
+    program: Program,
+    given: Given,
+) -> std::result::Result<(Settings, Vec<PathBuf>), Refused> {
+    let variables: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("DEVPISERVER_") || name == "DEVPI_SERVERDIR")
+        .collect();
+    let named = given
+        .get("configfile")
+        .and_then(|values| values.last())
+        .or_else(|| variables.get("DEVPISERVER_CONFIGFILE"))
+        .filter(|path| !path.is_empty());
+    let files = match named {
+        Some(path) => vec![PathBuf::from(path)],
+        None => file::found(&|name| std::env::var(name).ok()),
+    };
+    let section = match files.last() {
+        Some(path) => Section::load(path)?,
+        None => Section::default(),
+    };
+    Ok((Settings::new(program, given, variables, section)?, files))
+}
+
+/// Starts the log on standard error; `RUST_LOG` counts before `--debug`.
+fn start_log(debug: bool) {
+    let level = if debug { "debug" } else { "info" };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+}
+
+fn init_options(settings: &Settings, config: &Config) -> Result<InitOptions> {
+    let flag = |name| settings.flag(name).map_err(|refused| Error::invalid(format!("{refused:?}")));
+    let is_replica = match config.role {
+        RoleOption::Auto => config.master_url.is_some(),
+        role => role == RoleOption::Replica,
+    };
+    let mirrors = settings.text("root-pypi-url");
+    let root_pypi = match mirrors {
+        _ if is_replica || flag("no-root-pypi")? => None,
+        Some(url) => Some(url),
+        None => Some(upstream::of_this_machine()?),
+    };
+    Ok(InitOptions {
+        root_password: settings.text_or_empty("root-passwd").unwrap_or_default(),
+        root_password_hash: settings.text("root-passwd-hash"),
+        root_pypi,
+    })
+}
+
+fn gen_secret(settings: &Settings, config: &Config) -> Result<()> {
+    let path = match &config.secretfile {
+        Some(path) if settings.text("secretfile").is_some() => path,
+        _ => return Err(Error::invalid("say where the secret file is: --secretfile FILE")),
+    };
+    let _ = path;
+    Err(Error::new(crate::error::Kind::Unsupported, "gen-secret is not supported yet"))
+}
+
+fn passwd(config: Config, user: Option<String>) -> Result<()> {
+    let user = match user {
+        Some(user) => user,
+        None => password::ask_user()?,
+    };
+    let new = password::ask_new(&user)?;
+    server::passwd(config, &user, &new)
+}

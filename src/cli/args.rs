@@ -1,0 +1,273 @@
+//! The commands as typed by the user.
+
+use argh::FromArgs;
+
+use crate::config::settings::Given;
+
+/// Values of one field under their option's name.
+trait Values {
+    fn values(self) -> Vec<String>;
+}
+
+impl Values for Option<String> {
+    fn values(self) -> Vec<String> {
+        self.into_iter().collect()
+    }
+}
+
+impl Values for Vec<String> {
+    fn values(self) -> Vec<String> {
+        self
+    }
+}
+
+/// Defines a command whose options all arrive as text, by name; `config` makes sense of them.
+macro_rules! command {
+    (
+        $(#[$meta:meta])* $name:ident
+        options { $($(#[$option:meta])* $field:ident: $wrap:ident;)* }
+        switches { $($(#[$switch:meta])* $flag:ident;)* }
+        positional { $($(#[$positional:meta])* $place:ident;)? }
+    ) => {
+        #[derive(FromArgs, Debug)]
+        $(#[$meta])*
+        pub struct $name {
+            $(#[argh(option)] $(#[$option])* pub $field: $wrap<String>,)*
+            $(#[argh(switch)] $(#[$switch])* pub $flag: bool,)*
+            $(#[argh(positional)] $(#[$positional])* pub $place: Option<String>,)?
+        }
+
+        impl $name {
+            /// What was typed, by option name.
+            pub fn given(self) -> Given {
+                let mut given = Given::new();
+                $(given.insert(stringify!($field).replace('_', "-"), self.$field.values());)*
+                $(if self.$flag {
+                    given.insert(stringify!($flag).replace('_', "-"), vec!["true".to_owned()]);
+                })*
+                given.retain(|_, values| !values.is_empty());
+                given
+            }
+        }
+    };
+}
+
+command! {
+    /// Runs a node: a package index for pip, twine, uv, poetry and devpi-client, alone, as a master that replicas
+    /// follow, or as a replica. It stays in the foreground and ends on SIGTERM.
+    #[argh(subcommand, name = "serve", help_triggers("-h", "--help"), usage = "[options]")]
+    #[argh(example = "A node of its own:\n\
+        {command_name} --serverdir /srv/index --port 3141\n\
+        \n\
+        A master, and a replica on another machine that has a copy of the secret file:\n\
+        {command_name} --serverdir /srv/index --role master --secretfile /etc/index/secret --host 0.0.0.0\n\
+        {command_name} --serverdir /srv/index --master-url http://master:3141 --secretfile /etc/index/secret")]
+    #[argh(note = "The folder must have been made by init. Each option can also be given as --name=value, as a variable\n\
+        (--outside-url is DEVPISERVER_OUTSIDE_URL) or as a key in a YAML file, section devpi-server.\n\
+        The command line counts before the variable, the variable before the file.")]
+    Serve
+    options {
+        /// YAML file with options (default: devpi-server/devpi-server.yml below the user's or the site's config folder)
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+        /// auto, standalone, master (or primary), replica (default: auto: as before; replica if a master is named;
+        /// master must be asked for at each start)
+        role: Option;
+        /// the master to follow (also --primary-url, --master)
+        master_url: Option;
+        #[argh(hidden_help)]
+        /// the same
+        primary_url: Option;
+        #[argh(hidden_help)]
+        /// the same
+        master: Option;
+        /// file with the secret that all nodes share; see gen-secret
+        secretfile: Option;
+        /// name or address to listen on (default: localhost)
+        host: Option;
+        /// port to listen on (default: 3141)
+        port: Option;
+        /// HOST:PORT to listen on instead of --host and --port; * is every interface; may be repeated
+        listen: Vec;
+        /// unix socket to listen on
+        unix_socket: Option;
+        /// permissions of the unix socket (default: 600)
+        unix_socket_perms: Option;
+        /// address under which clients reach this node, if something stands in front of it
+        outside_url: Option;
+        /// who may change users and indexes: names and :groups with commas between (default: all may create)
+        restrict_modify: Option;
+        /// threads that answer clients (default: 50)
+        threads: Option;
+        /// connections at a time (default: 1024)
+        connection_limit: Option;
+        /// bytes of the largest upload (default: 1073741824)
+        max_request_body_size: Option;
+        /// seconds that a change may take through a replica (default: 30)
+        proxy_timeout: Option;
+        /// downloads from the master at a time (default: 5)
+        file_replication_threads: Option;
+        /// indexes, types of index, or all: files that a replica fetches only when asked for
+        file_replication_skip_indexes: Option;
+        /// certificate and key (PEM) that a replica shows to its master
+        replica_cert: Option;
+        /// seconds that an upstream index may stay silent (default: 5)
+        request_timeout: Option;
+        /// seconds for which a mirrored page counts as fresh (default: 1800)
+        mirror_cache_expiry: Option;
+        #[argh(hidden_help)]
+        /// memory of the key derivation in KiB
+        argon2_memory_cost: Option;
+        #[argh(hidden_help)]
+        /// lanes of the key derivation
+        argon2_parallelism: Option;
+        #[argh(hidden_help)]
+        /// passes of the key derivation
+        argon2_time_cost: Option;
+    }
+    switches {
+        /// write absolute links on simple pages
+        absolute_urls;
+        /// offer the metadata of wheels on simple pages
+        enable_core_metadata;
+        /// never ask an upstream index
+        offline_mode;
+        /// log details
+        debug;
+        /// print the version and exit
+        version;
+    }
+    positional {}
+}
+
+command! {
+    /// Makes the folder of a new node, with the user root and, unless told not to, the mirror index root/pypi.
+    #[argh(subcommand, name = "init", help_triggers("-h", "--help"), usage = "[options]")]
+    #[argh(example = "{command_name} --serverdir /srv/index --no-root-pypi --root-passwd SECRET\n\
+        {command_name} --serverdir /srv/index --root-pypi-url https://packages.example.org/simple/\n\
+        {command_name} --serverdir /srv/index --role replica --master-url http://master:3141")]
+    #[argh(note = "root/pypi mirrors --root-pypi-url, else the index that pip uses on this machine. A replica gets all its\n\
+        users and indexes from its master.")]
+    Init
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the folder to make (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+        /// auto, standalone, master (or primary), replica (default: auto)
+        role: Option;
+        /// the master to follow (also --primary-url, --master)
+        master_url: Option;
+        #[argh(hidden_help)]
+        /// the same
+        primary_url: Option;
+        #[argh(hidden_help)]
+        /// the same
+        master: Option;
+        /// password of root (default: empty)
+        root_passwd: Option;
+        /// password of root as an argon2 hash
+        root_passwd_hash: Option;
+        /// index that root/pypi mirrors (default: what pip uses)
+        root_pypi_url: Option;
+    }
+    switches {
+        /// make no root/pypi
+        no_root_pypi;
+        /// log details
+        debug;
+    }
+    positional {}
+}
+
+command! {
+    /// Makes the secret file that nodes share and that login tokens are signed with, or checks the one that is there.
+    #[argh(subcommand, name = "gen-secret", help_triggers("-h", "--help"), usage = "--secretfile FILE")]
+    #[argh(note = "The file is made readable for its owner only; its folder must not be writable by others.")]
+    GenSecret
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the file to make or to check
+        secretfile: Option;
+        #[argh(hidden_help)]
+        /// memory of the key derivation in KiB
+        argon2_memory_cost: Option;
+        #[argh(hidden_help)]
+        /// lanes of the key derivation
+        argon2_parallelism: Option;
+        #[argh(hidden_help)]
+        /// passes of the key derivation
+        argon2_time_cost: Option;
+    }
+    switches {
+        /// log details
+        debug;
+    }
+    positional {}
+}
+
+command! {
+    /// Sets a user's password directly in a node's folder. The password is asked for twice; where there is no terminal,
+    /// two lines are read from standard input.
+    #[argh(subcommand, name = "passwd", help_triggers("-h", "--help"), usage = "[options] [USER]")]
+    #[argh(note = "The node should not be running.")]
+    Passwd
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+    }
+    switches {
+        /// log details
+        debug;
+    }
+    positional {
+        /// whose password to set; asked for if not given
+        user;
+    }
+}
+
+/// A private Python package index that replicates.
+#[derive(FromArgs, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+#[argh(example = "{command_name} init --serverdir /srv/index --no-root-pypi\n\
+    {command_name} serve --serverdir /srv/index --port 3141\n\
+    \n\
+    Each command tells more with --help. Called by the name of one of devpi's programs (devpi-server, devpi-init,\n\
+    devpi-gen-secret, devpi-passwd: a link to this binary), it takes that program's options.")]
+pub struct Twinpi {
+    /// print the version and exit
+    #[argh(switch)]
+    pub version: bool,
+    #[argh(subcommand)]
+    /// what to do
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
+pub enum Command {
+    /// Run a node.
+    Serve(Serve),
+    /// Make a node's folder.
+    Init(Init),
+    /// Make or check a secret file.
+    GenSecret(GenSecret),
+    /// Set a password.
+    Passwd(Passwd),
+}
