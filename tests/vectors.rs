@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
 
+use twinpi::secret::{
+    Argon2Cost, DevpiKey, LoginClaim, Salt, Secret, TokenFault, login_token, read_login_token,
+    read_replica_token, replica_token,
+};
 use twinpi::serial::Serial;
 use twinpi::store::codec::{self, FrameReader, ListAnswer, RawEntry, TopType, Value};
 
@@ -225,4 +229,96 @@ fn a_key_that_comes_again_replaces_the_value() {
         let span = codec::dict_get_raw(&bytes, "k1").expect("a dict").expect("there");
         assert_eq!(&bytes[span], codec::encode(&Value::Int(5)));
     }
+}
+
+/// One signed token of the vectors.
+struct Signed {
+    key: DevpiKey,
+    object: Json,
+    time: u64,
+    token: String,
+}
+
+fn tokens(is_wanted: impl Fn(&Json) -> bool) -> Vec<Signed> {
+    let tokens = read_json("auth-tokens.json")["tokens"].take();
+    let cases = tokens.as_array().expect("cases").iter().filter(|case| is_wanted(&case["object"]));
+    let signed: Vec<_> = cases
+        .map(|case| Signed {
+            key: DevpiKey::new(unhex(&case["derived_key_hex"]).try_into().expect("16 bytes")),
+            object: case["object"].clone(),
+            time: case["timestamp"].as_u64().expect("seconds"),
+            token: case["token"].as_str().expect("text").to_owned(),
+        })
+        .collect();
+    assert!(signed.len() >= 8);
+    signed
+}
+
+#[test]
+fn replica_tokens_are_signed_and_read_as_python_does() {
+    for Signed { key, object, time, token } in tokens(Json::is_string) {
+        let uuid = object.as_str().expect("text");
+        assert_eq!(replica_token(&key, uuid, time), token);
+        for (now, expected) in [
+            (time, Ok(())),
+            (time + 37, Ok(())),
+            (time + 38, Err(TokenFault::Expired)),
+            (time - 1, Err(TokenFault::Expired)),
+        ] {
+            assert_eq!(read_replica_token(&key, &token, uuid, now), expected, "{token} at {now}");
+        }
+        assert_eq!(read_replica_token(&key, &token, "other", time), Err(TokenFault::Wrong));
+        assert_eq!(read_login_token(&key, &token, time), Err(TokenFault::Wrong));
+    }
+}
+
+#[test]
+fn login_tokens_are_signed_and_read_as_python_does() {
+    for Signed { key, object, time, token } in tokens(Json::is_array) {
+        let groups = object[1].as_array().expect("groups").iter();
+        let claim = LoginClaim {
+            user: object[0].as_str().expect("a name").to_owned(),
+            groups: groups.map(|g| g.as_str().expect("a name").to_owned()).collect(),
+            from_user_object: object[2].as_bool().expect("a flag"),
+        };
+        assert_eq!(login_token(&key, &claim, time), token);
+        assert_eq!(read_login_token(&key, &token, time + 36_000), Ok(claim));
+        assert_eq!(read_login_token(&key, &token, time + 36_001), Err(TokenFault::Expired));
+    }
+}
+
+fn derive_all(is_wanted: impl Fn(u64) -> bool) {
+    let vectors = read_json("auth-tokens.json");
+    let secret = Secret::new(&unhex(&vectors["secret_hex"])).expect("good");
+    let mut seen = std::collections::BTreeMap::new();
+    for case in vectors["tokens"].as_array().expect("cases") {
+        let number = |name| case["argon2"][name].as_u64();
+        let (Some(memory), Some(time), Some(lanes)) =
+            (number("memory_cost_kib"), number("time_cost"), number("parallelism"))
+        else {
+            continue;
+        };
+        if is_wanted(memory) {
+            let salt = case["argon2_salt"].as_str().expect("text").to_owned();
+            seen.insert((salt, memory, time, lanes), unhex(&case["derived_key_hex"]));
+        }
+    }
+    assert_eq!(seen.len(), 2);
+    for ((salt, memory, time, lanes), expected) in seen {
+        let [memory_kib, time, parallelism] = [memory, time, lanes].map(|n| n as u32);
+        let salt = if salt == "devpi-server-auth" { Salt::Login } else { Salt::Replica };
+        let key = DevpiKey::derive(&secret, salt, Argon2Cost { memory_kib, time, parallelism });
+        assert!(key.expect("memory") == DevpiKey::new(expected.try_into().expect("16 bytes")));
+    }
+}
+
+#[test]
+fn keys_are_derived_as_python_does() {
+    derive_all(|memory| memory < 1024);
+}
+
+#[test]
+#[ignore = "takes half a gibibyte and some 20 s"]
+fn keys_are_derived_as_python_does_by_default() {
+    derive_all(|memory| memory >= 1024);
 }
