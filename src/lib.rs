@@ -10,6 +10,7 @@ pub mod model;
 pub mod names;
 pub mod nodeinfo;
 pub mod pages;
+pub mod password;
 pub mod secret;
 pub mod serial;
 pub mod server;
