@@ -291,7 +291,45 @@ fn explain(error: ureq::Error, target: &Target<'_>, body_failed: bool) -> Error 
         }
         error => (Kind::BadGateway, error.to_string()),
     };
+    if is_before_sending(&error) {
+        return Error::new(kind, doing).caused_by(Unsent(what));
+    }
     Error::new(kind, format!("{doing}: {what}"))
+}
+
+/// Why nothing of a request was sent.
+#[derive(Debug)]
+struct Unsent(String);
+
+impl std::fmt::Display for Unsent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unsent {}
+
+/// Whether a failed request of a client was certainly not seen by the other side.
+pub fn is_unsent(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<Unsent>())
+}
+
+/// Whether there was no connection to send anything on.
+fn is_before_sending(error: &ureq::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    match error {
+        ureq::Error::Timeout(step) => {
+            matches!(step, ureq::Timeout::Resolve | ureq::Timeout::Connect)
+        }
+        ureq::Error::Io(e) => matches!(
+            e.kind(),
+            ConnectionRefused | HostUnreachable | NetworkUnreachable | AddrNotAvailable
+        ),
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_) => true,
+        _ => false,
+    }
 }
 
 /// Scheme, host and port of a URL: what messages may show. Paths and queries can carry secrets.
@@ -376,6 +414,18 @@ mod tests {
         {
             assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} in {head}");
         }
+    }
+
+    #[test]
+    fn a_request_without_a_connection_is_known_to_be_unsent() {
+        let (url, server) = serve(|stream| drop(read_head(&stream)));
+        let send = |url: &str| client().request("DELETE", url, &[], ClientBody::None, SHORT);
+        let cut = send(&url).err().unwrap();
+        assert!(!is_unsent(&cut), "{cut}");
+        server.join().unwrap();
+        let closed = send(&url).err().unwrap();
+        assert!(is_unsent(&closed), "{closed}");
+        assert!(closed.to_string().contains("refused"), "{closed}");
     }
 
     #[test]
