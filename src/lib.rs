@@ -11,6 +11,7 @@ pub mod names;
 pub mod nodeinfo;
 pub mod pages;
 pub mod password;
+pub mod replication;
 pub mod secret;
 pub mod serial;
 pub mod server;

@@ -1,0 +1,214 @@
+//! Keeping nodes equal: a master hands out its log, a replica follows it, fetches the files, and relays changes.
+//!
+//! A replica promises: it applies each serial once, in order, as the master committed it; what it answers to a
+//! relayed change is visible here; bytes that do not match their record are never served; a master with another
+//! uuid than the first one is never followed. Its threads are `puller`, `fetch-queue` and `fetch-0`, `fetch-1`, ...
+
+pub mod auth;
+mod expected;
+mod fetcher;
+mod files;
+mod link;
+pub mod master;
+mod puller;
+mod relay;
+pub mod replicas;
+mod status;
+mod through;
+pub mod wire;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value as Json;
+
+use crate::error::{Error, Result};
+use crate::http::client::{Client, ClientOptions};
+use crate::http::request::Request;
+use crate::http::response::{self, Reply, Response};
+use crate::stop::{Stop, spawn};
+use crate::store::Writer;
+use crate::store::key::FilePath;
+use crate::store::record::Dict;
+use crate::sync::{Mutex, lock};
+
+use auth::Signer;
+use fetcher::Fetcher;
+use files::{Files, Skip};
+use link::Link;
+use puller::{Hooks, Puller};
+use relay::Relay;
+
+pub use files::Sidecar;
+pub use master::Master;
+pub use puller::RecordMaster;
+pub use status::ReplicaStatus;
+
+/// How long after an answer the master still counts as heard: a poll takes 30 s.
+const HEARD: Duration = Duration::from_secs(40);
+
+/// What a replica needs.
+pub struct ReplicaOptions {
+    /// The right to write the log, which nobody else has.
+    pub writer: Arc<Writer>,
+    /// The master's URL.
+    pub master_url: String,
+    /// The master's uuid, when it was met before.
+    pub master_uuid: Option<String>,
+    /// How clients present themselves to the master.
+    pub client: ClientOptions,
+    /// Signs requests as this node.
+    pub signer: Signer,
+    /// The URL under which clients know this node, when that is not what they send as `Host`.
+    pub outside_url: Option<String>,
+    /// `--proxy-timeout`.
+    pub proxy_timeout: Duration,
+    /// `--request-timeout`.
+    pub request_timeout: Duration,
+    /// `--file-replication-threads`.
+    pub fetchers: usize,
+    /// `--file-replication-skip-indexes`: names, types, or `all`.
+    pub skip_indexes: Vec<String>,
+    /// Records the uuid of the master at the first contact.
+    pub record_master: RecordMaster,
+    /// Is told when another master answers than the recorded one; the process must end with status 3.
+    pub foreign_master: Box<dyn Fn(&str) + Send + Sync>,
+    /// Makes the METADATA that lies beside a wheel.
+    pub sidecar: Sidecar,
+}
+
+/// A node that follows a master.
+pub struct Replica {
+    link: Arc<Link>,
+    files: Arc<Files>,
+    fetcher: Fetcher,
+    relay: Arc<Relay>,
+    puller: Mutex<Option<JoinHandle<()>>>,
+    stop: Stop,
+    started_at: SystemTime,
+}
+
+impl Replica {
+    /// Begins to follow the master.
+    ///
+    /// # Errors
+    /// `Kind::Invalid` if certificates cannot be read; `Kind::Internal` if the system gives no thread.
+    pub fn start(options: ReplicaOptions) -> Result<Arc<Self>> {
+        let client = Client::new(options.client)?;
+        let outside_url = options.outside_url;
+        let link = Arc::new(Link::new(
+            client,
+            &options.master_url,
+            options.signer,
+            outside_url.clone(),
+            options.master_uuid,
+        ));
+        let (writer, stop, skip) = (options.writer, Stop::new(), Skip(options.skip_indexes));
+        let clock = writer.store().clock().clone();
+        let wants = {
+            let skip = skip.clone();
+            move |path: &FilePath| !skip.has_index(path.index())
+        };
+        let (record_master, foreign_master) = (options.record_master, options.foreign_master);
+        let hooks = Hooks { record_master, foreign_master, wants: Box::new(wants) };
+        let files = Files::new(
+            link.clone(),
+            writer.clone(),
+            options.sidecar,
+            skip,
+            options.request_timeout,
+        );
+        let files = Arc::new(files);
+        let fetcher = Fetcher::start(&files, options.fetchers, &stop)?;
+        let puller = Puller::new(link.clone(), writer, hooks, stop.clone());
+        let puller = Mutex::new(Some(spawn("puller", move || puller.run())?));
+        let relay = Arc::new(Relay::new(link.clone(), clock, options.proxy_timeout, outside_url));
+        let started_at = SystemTime::now();
+        Ok(Arc::new(Self { link, files, fetcher, relay, puller, stop, started_at }))
+    }
+
+    /// The uuid of the master, once it is known.
+    pub fn master_uuid(&self) -> Option<String> {
+        self.link.known().uuid
+    }
+
+    /// Sends a request to the master, and answers when what it changed is visible here.
+    pub fn relay(&self, request: Request) -> Reply {
+        let relay = self.relay.clone();
+        Reply::Remote(Box::new(move || Reply::Now(relay.run(request))))
+    }
+
+    /// Answers with a file whose record is here and whose bytes are not, from the master, and keeps it. The whole
+    /// file, whatever range was asked for: a part could not be checked.
+    pub fn stream_file(&self, request: &Request, path: &FilePath, record: Dict) -> Reply {
+        let (files, method, path) = (self.files.clone(), request.method, path.clone());
+        remote(move || through::file(&files, method, &path, &record))
+    }
+
+    /// Answers with a file that no record here names, if the master has it; else with `error`.
+    pub fn ask_master(&self, _request: &Request, path: &FilePath, error: Error) -> Reply {
+        let (files, path) = (self.files.clone(), path.clone());
+        remote(move || through::unknown(&files, &path, error))
+    }
+
+    /// Whether this node holds all that the master had when it was heard of last, a short while ago.
+    pub fn is_current(&self) -> bool {
+        let known = self.link.known();
+        let is_heard =
+            known.updated_at.and_then(|at| at.elapsed().ok()).is_some_and(|ago| ago < HEARD);
+        is_heard
+            && known.trouble.is_none()
+            && known.serial == Some(self.files.store().clock().now())
+    }
+
+    /// What is known of the master, the log and the files.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn status(&self) -> Result<ReplicaStatus> {
+        ReplicaStatus::collect(
+            &self.link,
+            self.files.store(),
+            self.fetcher.times(),
+            self.started_at,
+        )
+    }
+
+    /// The fields of a replica in `/+status`.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn status_json(&self) -> Result<Json> {
+        Ok(self.status()?.to_json())
+    }
+
+    /// Ends the threads, and all requests to the master. The same again does nothing.
+    pub fn stop(&self) {
+        self.stop.set();
+        self.link.shutdown();
+        self.link.poke();
+        if let Some(puller) = lock(&self.puller).take()
+            && puller.join().is_err()
+        {
+            log::error!("the puller panicked");
+        }
+        self.fetcher.join();
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The answer that another machine is asked for.
+fn remote(ask: impl FnOnce() -> Result<Response> + Send + 'static) -> Reply {
+    Reply::Remote(Box::new(move || {
+        Reply::Now(ask().unwrap_or_else(|error| {
+            log::info!("asking the master for a file: {error:?}");
+            wire::failure(response::status(error.kind), &error.message)
+        }))
+    }))
+}

@@ -1,0 +1,198 @@
+//! Bringing one file from the master: asking for it, checking it against its record, putting it in place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::http::client::{Answer, Timeouts};
+use crate::names::UserName;
+use crate::store::blobs::Staged;
+use crate::store::key::{self, FilePath};
+use crate::store::record::{Dict, Record as _};
+use crate::store::txn::Read as _;
+use crate::store::wanted::Wanted;
+use crate::store::{Store, Writer};
+
+use super::expected::Expected;
+use super::link::{self, CONNECT, Link};
+use super::wire;
+
+/// The largest file that is taken when its record does not say its size, in bytes: a lying master must not fill the
+/// disk.
+const FILE_BYTES_MAX: u64 = 64 << 30;
+
+/// Makes the METADATA that lies beside a wheel; none for other files.
+pub type Sidecar = Arc<dyn Fn(&FilePath, &Staged) -> Option<Staged> + Send + Sync>;
+
+/// Brings files.
+pub struct Files {
+    pub(super) link: Arc<Link>,
+    writer: Arc<Writer>,
+    sidecar: Sidecar,
+    skip: Skip,
+    /// The longest wait for an answer's head, and the longest silence in its body.
+    timeout: Duration,
+}
+
+/// Files of which indexes stay where they are, as `--file-replication-skip-indexes` says.
+#[derive(Clone, Debug, Default)]
+pub struct Skip(pub Vec<String>);
+
+/// How an attempt at a file ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// There is nothing more to do, or its record changed meanwhile, which put it in the queue again.
+    Done,
+    /// It is not to be had, for good.
+    Gone(String),
+    /// It was not to be had this time.
+    Failed(String),
+    /// The master was not to be had.
+    Away(String),
+}
+
+impl Skip {
+    /// Whether the index with this name, `user/index`, is named, or all are.
+    pub fn has_index(&self, name: &str) -> bool {
+        self.0.iter().any(|skipped| skipped == name || skipped == "all")
+    }
+    /// Whether indexes of this type are named.
+    fn has_type(&self, kind: &str) -> bool {
+        self.0.iter().any(|skipped| skipped == kind)
+    }
+}
+
+impl Files {
+    /// Brings files over `link`.
+    pub fn new(
+        link: Arc<Link>,
+        writer: Arc<Writer>,
+        sidecar: Sidecar,
+        skip: Skip,
+        timeout: Duration,
+    ) -> Self {
+        Self { link, writer, sidecar, skip, timeout }
+    }
+
+    /// The store that they are put in.
+    pub fn store(&self) -> &Arc<Store> {
+        self.writer.store()
+    }
+
+    /// The right to note how attempts ended.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Asks the master for a file.
+    ///
+    /// # Errors
+    /// Those of `Client::request`.
+    pub fn ask(&self, path: &FilePath) -> Result<Answer> {
+        let target = format!("/{}", wire::quote_path(path.as_str()));
+        let timeouts =
+            Timeouts { connect: CONNECT, response_head: self.timeout, per_read: self.timeout };
+        self.link.get(&target, &[(wire::FILE_REPLICATION, wire::YES), ("Accept", "*/*")], timeouts)
+    }
+
+    /// Brings one file of the queue.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if disk or database fail.
+    pub fn fetch(&self, wanted: &Wanted) -> Result<Outcome> {
+        let path = &wanted.path;
+        let (value, kind) = self.look_up(path)?;
+        let Some(value) = value else { return Ok(Outcome::Gone("it was deleted".to_owned())) };
+        let kind = kind.as_deref();
+        if kind.is_some_and(|kind| self.skip.has_type(kind)) {
+            return Ok(Outcome::Gone("its index is of a type that is not replicated".to_owned()));
+        }
+        let answer = match self.ask(path) {
+            Ok(answer) => answer,
+            Err(error) => return Ok(Outcome::Away(error.to_string())),
+        };
+        match answer.status {
+            200 => Ok(self
+                .take(path, &value, answer)
+                .unwrap_or_else(|e| Outcome::Failed(e.to_string()))),
+            status => Ok(judge(status, kind, answer)),
+        }
+    }
+
+    /// The record of a file as bytes, and the type of its index, as far as there are such.
+    fn look_up(&self, path: &FilePath) -> Result<(Option<Vec<u8>>, Option<String>)> {
+        let txn = self.store().read()?;
+        let value = txn.row(path.as_str())?.and_then(|row| row.value);
+        let Some((user, index)) = path.index().split_once('/') else { return Ok((value, None)) };
+        let Ok(user) = UserName::parse(user) else { return Ok((value, None)) };
+        let config = txn.get(&key::User(&user))?.and_then(|user| user.dict("indexes")?.dict(index));
+        Ok((value, config.and_then(|config| Some(config.text("type")?.to_owned()))))
+    }
+
+    fn take(&self, path: &FilePath, value: &[u8], mut answer: Answer) -> Result<Outcome> {
+        let expected = Expected::of(&Dict::decode(value)?);
+        let bytes_max = expected.size_bytes.unwrap_or(FILE_BYTES_MAX);
+        let staged = self.store().blobs().stage(&mut answer.body, expected.hasher(), bytes_max)?;
+        expected.check(&staged.sums)?;
+        if self.look_up(path)?.0.as_deref() != Some(value) {
+            return Ok(Outcome::Done);
+        }
+        self.place(path, &expected, staged)?;
+        Ok(Outcome::Done)
+    }
+
+    /// Puts a file whose bytes were checked in place, with its METADATA before it.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if disk or database fail.
+    pub fn place(&self, path: &FilePath, expected: &Expected, staged: Staged) -> Result<()> {
+        let blobs = self.store().blobs();
+        if let Some(due) = &expected.metadata_sha256 {
+            match (self.sidecar)(path, &staged) {
+                Some(metadata) if metadata.sums.sha256.hex() == *due => {
+                    blobs.place(metadata, &path.sibling(&format!("{}.metadata", path.name()))?)?;
+                }
+                _ => log::warn!(
+                    "the METADATA in {path} is not what its record says; it is not offered beside it"
+                ),
+            }
+        }
+        blobs.prepare(path)?;
+        let is_in_place =
+            self.writer.fetched(path, staged).context(|| format!("storing {path}"))?;
+        if !is_in_place {
+            log::debug!("{path} was deleted while it was fetched");
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of a file that the master did not send (spec/replication-wire.md 5.2).
+fn judge(status: u16, kind: Option<&str>, answer: Answer) -> Outcome {
+    let reason = answer.reason.clone().unwrap_or_default();
+    link::drain(answer);
+    match (status, kind) {
+        (302, _) => Outcome::Gone("the master does not keep it".to_owned()),
+        (410, _) => Outcome::Gone("the master deleted it".to_owned()),
+        (404 | 502, None) => {
+            Outcome::Gone("its index is gone, and the master has it no more".to_owned())
+        }
+        (404 | 502, Some("mirror")) => {
+            Outcome::Gone("the master's mirror has it no more".to_owned())
+        }
+        _ => Outcome::Failed(format!("the master answered {status} {reason}")),
+    }
+}
+
+/// The error for a file that the master did not send to a client who waits.
+pub(super) fn not_sent(answer: Answer) -> Error {
+    let status = answer.status;
+    link::drain(answer);
+    let (kind, message) = match status {
+        404 => (Kind::NotFound, "no such file".to_owned()),
+        410 => (Kind::Gone, "file existed, deleted in later serial".to_owned()),
+        403 => (Kind::Forbidden, "the master refuses the file".to_owned()),
+        _ => (Kind::BadGateway, format!("the master answered {status} when asked for the file")),
+    };
+    Error::new(kind, message)
+}

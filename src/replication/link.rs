@@ -1,0 +1,216 @@
+//! A replica's way to its master: signed requests, and what is known of the master from its answers.
+
+use std::io::Read as _;
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::error::{Error, Kind, Result};
+use crate::http::client::{Answer, Client, ClientBody, Timeouts};
+use crate::http::request::Headers;
+use crate::serial::Serial;
+use crate::sync::{Mutex, lock};
+
+use super::auth::Signer;
+use super::wire;
+
+/// How long it may take until a connection stands.
+pub const CONNECT: Duration = Duration::from_secs(5);
+
+/// How much is read of an answer that nobody wants, so that its connection can be used again.
+const DRAIN_BYTES_MAX: u64 = 64 << 10;
+
+/// The way to the master.
+pub struct Link {
+    client: Client,
+    url: String,
+    uuid: String,
+    outside_url: Option<String>,
+    signer: Signer,
+    state: Mutex<Known>,
+    poke: (Sender<()>, Receiver<()>),
+}
+
+/// What is known of the master. Times are those of this node.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Its uuid, once it was recorded.
+    pub uuid: Option<String>,
+    /// The highest serial that it named; the inner one is none while its log is empty.
+    pub serial: Option<Option<Serial>>,
+    /// When that changed.
+    pub serial_at: Option<SystemTime>,
+    /// When it was asked last.
+    pub asked_at: Option<SystemTime>,
+    /// When it answered last.
+    pub answered_at: Option<SystemTime>,
+    /// When it last answered a poll as it should.
+    pub updated_at: Option<SystemTime>,
+    /// When its serial was last seen to be the own one.
+    pub in_sync_at: Option<SystemTime>,
+    /// What went wrong at the last poll; none if nothing did.
+    pub trouble: Option<String>,
+}
+
+impl Link {
+    /// A way to the master at `url`, as the replica `uuid`. `recorded` is the uuid of the master, if it is known.
+    pub fn new(
+        client: Client,
+        url: &str,
+        signer: Signer,
+        outside_url: Option<String>,
+        recorded: Option<String>,
+    ) -> Self {
+        let known = Known { uuid: recorded, ..Known::default() };
+        let (url, uuid) = (url.trim_end_matches('/').to_owned(), signer.uuid().to_owned());
+        let state = Mutex::new(known);
+        Self { client, url, uuid, outside_url, signer, state, poke: bounded(1) }
+    }
+
+    /// The master's URL, without a slash at its end.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The uuid of this node.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// What is known of the master.
+    pub fn known(&self) -> Known {
+        lock(&self.state).clone()
+    }
+
+    /// Changes what is known.
+    pub fn note(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut lock(&self.state));
+    }
+
+    /// Notes the serial that an answer named.
+    pub fn note_serial(&self, serial: Option<Serial>) {
+        self.note(|known| {
+            if known.serial.is_none_or(|seen| seen < serial) {
+                known.serial = Some(serial);
+                known.serial_at = Some(SystemTime::now());
+            }
+        });
+    }
+
+    /// Wakes whoever listens to `pokes`: what is known of the master has changed, or it is time to stop.
+    pub fn poke(&self) {
+        let _ = self.poke.0.try_send(()); // full: the word is there already
+    }
+
+    /// Where pokes arrive; for one listener.
+    pub fn pokes(&self) -> Receiver<()> {
+        self.poke.1.clone()
+    }
+
+    /// Asks the master as this replica, with a token. If the master wants one made with a fresh nonce, asks again.
+    ///
+    /// # Errors
+    /// Those of `Client::request`.
+    pub fn get(&self, target: &str, extra: &[(&str, &str)], timeouts: Timeouts) -> Result<Answer> {
+        let answer = self.get_once(target, extra, timeouts)?;
+        if answer.status != 401 || !answer.headers.has(wire::NONCE) {
+            return Ok(answer);
+        }
+        drain(answer);
+        self.get_once(target, extra, timeouts)
+    }
+
+    fn get_once(&self, target: &str, extra: &[(&str, &str)], timeouts: Timeouts) -> Result<Answer> {
+        let mut headers = self.headers();
+        headers.extend(self.signer.authorize("GET", target));
+        headers.extend(extra.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+        let answer = self.send("GET", target, &headers, ClientBody::None, timeouts)?;
+        self.signer.learn(&answer.headers);
+        Ok(answer)
+    }
+
+    /// Sends any request to the master as it is.
+    ///
+    /// # Errors
+    /// Those of `Client::request`.
+    pub fn send(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(String, String)],
+        body: ClientBody,
+        timeouts: Timeouts,
+    ) -> Result<Answer> {
+        self.note(|known| known.asked_at = Some(SystemTime::now()));
+        let url = format!("{}{target}", self.url);
+        let answer = self.client.request(method, &url, headers, body, timeouts)?;
+        self.note(|known| known.answered_at = Some(SystemTime::now()));
+        Ok(answer)
+    }
+
+    fn headers(&self) -> Vec<(String, String)> {
+        let expected = lock(&self.state).uuid.clone().unwrap_or_default();
+        let mut headers = vec![
+            (wire::REPLICA_UUID.to_owned(), self.uuid.clone()),
+            (wire::EXPECTED_MASTER.to_owned(), expected.clone()),
+            (wire::EXPECTED_PRIMARY.to_owned(), expected),
+            (wire::TWINPI_VERSION.to_owned(), wire::THIS_VERSION.to_owned()),
+        ];
+        if let Some(url) = &self.outside_url {
+            headers.push((wire::REPLICA_OUTSIDE_URL.to_owned(), url.clone()));
+        }
+        headers
+    }
+
+    /// The master and when it was heard of last, for messages.
+    pub fn describe(&self) -> String {
+        let contact = match lock(&self.state).answered_at {
+            None => "it did not answer since this node was started".to_owned(),
+            Some(at) => {
+                let ago = at.elapsed().unwrap_or_default().as_secs();
+                format!("last contact {} ({ago} s ago)", httpdate::fmt_http_date(at))
+            }
+        };
+        format!("the master at {}, {contact}", shown(&self.url))
+    }
+
+    /// The error for a master that did not answer; `what` names what is not to be had.
+    pub fn away(&self, what: &str, error: &Error) -> Error {
+        let message = format!("{what} is not to be had from {}: {error}", self.describe());
+        Error::new(Kind::BadGateway, message)
+    }
+
+    /// Ends all requests under way, and refuses new ones.
+    pub fn shutdown(&self) {
+        self.client.shutdown();
+    }
+}
+
+/// A URL without user and password.
+fn shown(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
+            let _ = parsed.set_username("");
+            let _ = parsed.set_password(None);
+            parsed.to_string()
+        }
+        _ => url.to_owned(),
+    }
+}
+
+/// Reads the rest of an answer that is small, so that its connection can be used again.
+pub fn drain(answer: Answer) {
+    let _ = std::io::copy(&mut answer.body.take(DRAIN_BYTES_MAX), &mut std::io::sink());
+}
+
+/// The beginning of an answer's body in one line, for logs.
+pub fn excerpt(answer: Answer) -> String {
+    let mut text = Vec::new();
+    let _ = answer.body.take(400).read_to_end(&mut text);
+    String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The length that an answer announces.
+pub fn length_of(headers: &Headers) -> Option<u64> {
+    headers.get("content-length")?.trim().parse().ok()
+}

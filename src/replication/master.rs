@@ -1,0 +1,280 @@
+//! A master's answers to replicas: entries of the changelog, as bytes straight from the store.
+//!
+//! A replica asks for what follows the serial that it has. If there is nothing yet the request is parked, and the
+//! commit that wakes it is in the answer. Nobody but a replica gets any of it: entries hold password hashes.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json};
+
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::http::accept;
+use crate::http::request::Request;
+use crate::http::response::{Body, Park, Reply, Response, status};
+use crate::serial::Serial;
+use crate::store::Store;
+use crate::store::codec::{ListAnswer, encode_serial};
+
+use super::auth::Gate;
+use super::replicas::{Polling, Replicas};
+use super::wire;
+
+/// How long a poll is parked; devpi's replicas give up after 37.5 s.
+const POLL: Duration = Duration::from_secs(30);
+/// How long the first poll of a replica is parked: its operator waits to see whether it works.
+const FIRST_POLL: Duration = Duration::from_secs(1);
+/// A list ends with the entry that brings it over this many bytes.
+const LIST_BYTES: usize = 5 << 20;
+/// How many bytes of a stream are held at once, one entry more at most.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Answers replicas; copies share all.
+#[derive(Clone)]
+pub struct Master(Arc<Inner>);
+
+struct Inner {
+    store: Arc<Store>,
+    gate: Gate,
+    uuid: String,
+    replicas: Replicas,
+}
+
+/// What a replica asks for.
+struct Ask {
+    from: Serial,
+    form: Form,
+    takes_nonce: bool,
+    polling: Polling,
+}
+
+/// In what form entries go out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// One entry as stored.
+    Single,
+    /// Entries in one object, without their lists of files.
+    List,
+    /// Serial, entry, serial, entry: as stored, to the end of the log.
+    Stream,
+}
+
+impl Master {
+    /// A master with this uuid.
+    pub fn new(store: Arc<Store>, gate: Gate, uuid: &str) -> Self {
+        let (uuid, replicas) = (uuid.to_owned(), Replicas::new());
+        Self(Arc::new(Inner { store, gate, uuid, replicas }))
+    }
+
+    /// The replicas that poll here.
+    pub fn replicas(&self) -> &Replicas {
+        &self.0.replicas
+    }
+
+    /// The replicas that poll here, as the status shows them.
+    pub fn replicas_json(&self) -> Json {
+        let all = self.0.replicas.all().into_iter();
+        all.map(|(uuid, replica)| (uuid, replica.to_json())).collect::<Map<_, _>>().into()
+    }
+
+    /// Which replica sends a request; none if it names none. A replica's requests for files come with its token too.
+    ///
+    /// # Errors
+    /// The answer that refuses a wrong token, or asks for a fresh one.
+    pub fn replica_of(
+        &self,
+        request: &Request,
+    ) -> std::result::Result<Option<String>, Box<Response>> {
+        if !request.headers.has(wire::REPLICA_UUID) {
+            return Ok(None);
+        }
+        self.0.gate.check(request).map_err(Box::new)
+    }
+
+    /// Puts what the next request's token is made with on an answer to a node that wants it.
+    pub fn lend_nonce(&self, request: &Request, response: &mut Response) {
+        if takes_nonce(request) {
+            self.0.lend_nonce(response);
+        }
+    }
+
+    /// Answers `GET /+changelog/{from}`, or `GET /+changelog/{from}-` when it `is_range`.
+    pub fn changelog(&self, request: &Request, from: u64, is_range: bool) -> Reply {
+        let now = self.0.store.clock().now();
+        let next = Serial::following(now);
+        let refuse = |refusal| Reply::Now(at(now, refusal));
+        let uuid = match self.0.admit(request) {
+            Ok(uuid) => uuid,
+            Err(refusal) => return refuse(refusal),
+        };
+        let Some(from) = Serial::new(from).filter(|from| *from <= next) else {
+            return refuse(wire::failure(404, "can only wait for next serial"));
+        };
+        let form = match (is_range, wants_stream(request)) {
+            (false, _) => Form::Single,
+            (true, false) => Form::List,
+            (true, true) => Form::Stream,
+        };
+        let polling = self.0.replicas.begin(&uuid, request, from.previous());
+        let ask = Ask { from, form, takes_nonce: takes_nonce(request), polling };
+        if from < next {
+            return Reply::Now(self.0.answer(ask));
+        }
+        let wait = if request.has_parameter(wire::INITIAL_FETCH) { FIRST_POLL } else { POLL };
+        let master = self.0.clone();
+        Reply::Park(Park {
+            wanted: from,
+            deadline: Deadline::after(wait),
+            resume: Box::new(move || Reply::Now(master.answer(ask))),
+        })
+    }
+}
+
+impl Inner {
+    /// The uuid of the replica that asks.
+    fn admit(&self, request: &Request) -> std::result::Result<String, Response> {
+        let (primary, master) = (wire::EXPECTED_PRIMARY, wire::EXPECTED_MASTER);
+        let expected = request.headers.get(primary).or_else(|| request.headers.get(master));
+        let Some(expected) = expected else {
+            return Err(wire::failure(
+                400,
+                &format!("replica sent no {primary} or {master} header"),
+            ));
+        };
+        if !expected.is_empty() && expected != self.uuid {
+            let own = &self.uuid;
+            let message = format!("expected {own} as primary_uuid, replica sent {expected}");
+            return Err(wire::failure(400, &message));
+        }
+        let uuid = self.gate.check(request)?;
+        uuid.ok_or_else(|| wire::failure(403, "Replication endpoint requires a replica identity."))
+    }
+
+    /// Answers with what there is by now.
+    fn answer(&self, ask: Ask) -> Response {
+        let takes_nonce = ask.takes_nonce;
+        let now = self.store.clock().now();
+        let answer = match now.filter(|now| ask.from <= *now) {
+            None => Ok(Response::text(202, NOTHING_NEW)),
+            Some(now) => self.entries(ask, now),
+        };
+        let mut answer = at(now, answer.unwrap_or_else(|e| broken(&e)));
+        if takes_nonce {
+            self.lend_nonce(&mut answer);
+        }
+        answer
+    }
+
+    fn lend_nonce(&self, response: &mut Response) {
+        response.headers.extend(self.gate.nonce().map(|nonce| (wire::NONCE.into(), nonce.into())));
+    }
+
+    fn entries(&self, mut ask: Ask, to: Serial) -> Result<Response> {
+        match ask.form {
+            Form::Single => {
+                let entry = self.store.entries(ask.from, ask.from, 0)?.pop();
+                let (_, entry) = entry.ok_or_else(|| missing(ask.from))?;
+                Ok(Response::bytes(200, wire::BYTES_TYPE, entry))
+            }
+            Form::List => {
+                let mut list = ListAnswer::new();
+                for (serial, entry) in self.store.entries(ask.from, to, LIST_BYTES)? {
+                    list.push(serial, &entry)?;
+                }
+                Ok(Response::bytes(200, wire::BYTES_TYPE, list.finish()))
+            }
+            Form::Stream => {
+                ask.polling.stream();
+                let mut stream = EntryStream {
+                    store: self.store.clone(),
+                    next: Some(ask.from),
+                    to,
+                    piece: Vec::new(),
+                    at: 0,
+                    polling: ask.polling,
+                };
+                stream.load()?;
+                let body = match stream.next {
+                    // All there is: it goes out in one write, with its length.
+                    None => Body::Owned(std::mem::take(&mut stream.piece)),
+                    Some(_) => Body::Stream { reader: Box::new(stream), length: None },
+                };
+                Ok(Response::new(200)
+                    .with_header("Content-Type", wire::STREAM_TYPE)
+                    .with_body(body))
+            }
+        }
+    }
+}
+
+/// The body of a poll that ran out; devpi's has this shape.
+const NOTHING_NEW: &str =
+    "202 Accepted\n\nThe request is accepted for processing.\n\n\nno new transaction yet\n\n\n";
+
+/// Names the serial that the log ended with when the answer was made.
+fn at(serial: Option<Serial>, mut response: Response) -> Response {
+    wire::set_serial(&mut response, serial);
+    response
+}
+
+fn missing(serial: Serial) -> Error {
+    Error::internal(format!("the log has no serial {serial}"))
+}
+
+fn broken(error: &Error) -> Response {
+    log::error!("a replica's request for entries failed: {error:?}");
+    wire::failure(status(error.kind), "the changelog cannot be read")
+}
+
+fn takes_nonce(request: &Request) -> bool {
+    request.headers.has(wire::TWINPI_VERSION)
+}
+
+/// devpi's rule: the stream must be wanted most, and plain bytes less.
+fn wants_stream(request: &Request) -> bool {
+    let quality = |media_type| accept::quality(request.accept(), media_type);
+    quality(wire::STREAM_TYPE) == 1000 && quality(wire::BYTES_TYPE) < 1000
+}
+
+/// The body of a stream: reads the log piece by piece, so that its length costs no memory.
+struct EntryStream {
+    store: Arc<Store>,
+    /// What comes after the piece; none when that is the end.
+    next: Option<Serial>,
+    to: Serial,
+    piece: Vec<u8>,
+    at: usize,
+    polling: Polling,
+}
+
+impl EntryStream {
+    /// Loads the next piece in place of the last one.
+    fn load(&mut self) -> Result<()> {
+        self.piece.clear();
+        self.at = 0;
+        let Some(from) = self.next else { return Ok(()) };
+        let entries = self.store.entries(from, self.to, PIECE_BYTES)?;
+        let last = entries.last().map(|(serial, _)| *serial).ok_or_else(|| missing(from))?;
+        for (serial, entry) in entries {
+            self.piece.extend_from_slice(&encode_serial(serial));
+            self.piece.extend_from_slice(&entry);
+        }
+        self.next = (last < self.to).then(|| last.next());
+        self.polling.sent(last);
+        Ok(())
+    }
+}
+
+impl Read for EntryStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.piece.len() {
+            self.load().map_err(io::Error::other)?;
+        }
+        let n = buf.len().min(self.piece.len() - self.at);
+        buf[..n].copy_from_slice(&self.piece[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}

@@ -1,0 +1,193 @@
+//! Which replicas poll this master, and where they are. In memory only: a replica that comes again is known again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value as Json, json};
+
+use crate::http::request::Request;
+use crate::serial::Serial;
+use crate::sync::{Mutex, lock};
+
+use super::wire;
+
+/// How many replicas are remembered; the one that was silent for longest is forgotten first. A uuid is only taken
+/// from a request whose token was right, so this guards against replicas that are set up anew again and again.
+const REPLICAS_MAX: usize = 1000;
+
+/// What is known of one replica.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replica {
+    /// Where it polls from.
+    pub remote_ip: Option<String>,
+    /// The last serial that it has.
+    pub serial: Option<Serial>,
+    /// How many requests of it are open.
+    pub requests: usize,
+    /// How many entries' streams to it are open.
+    pub streams: usize,
+    /// When it asked, or was answered, last.
+    pub last_request: SystemTime,
+    /// The URL that it says to have.
+    pub outside_url: Option<String>,
+}
+
+impl Replica {
+    /// As devpi shows it in the status of a master.
+    pub fn to_json(&self) -> Json {
+        let at = self.last_request.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+        json!({
+            "remote-ip": self.remote_ip,
+            "serial": Serial::wire(self.serial),
+            "in-request": self.requests > 0,
+            "is-streaming": self.streams > 0,
+            "last-request": at,
+            "outside-url": self.outside_url,
+        })
+    }
+}
+
+/// The replicas by uuid.
+#[derive(Clone, Default)]
+pub struct Replicas(Arc<Mutex<BTreeMap<String, Replica>>>);
+
+impl Replicas {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is known of all, by uuid.
+    pub fn all(&self) -> Vec<(String, Replica)> {
+        lock(&self.0).iter().map(|(uuid, replica)| (uuid.clone(), replica.clone())).collect()
+    }
+
+    /// Notes that a replica asks for what follows `held`; the request ends when the result is dropped.
+    pub fn begin(&self, uuid: &str, request: &Request, held: Option<Serial>) -> Polling {
+        let mut all = lock(&self.0);
+        if !all.contains_key(uuid) {
+            make_room(&mut all);
+        }
+        let now = SystemTime::now();
+        let replica = all.entry(uuid.to_owned()).or_insert_with(|| Replica {
+            remote_ip: None,
+            serial: held,
+            requests: 0,
+            streams: 0,
+            last_request: now,
+            outside_url: None,
+        });
+        let header = |name| request.headers.get(name).map(str::to_owned);
+        replica.remote_ip = header(wire::REAL_IP).or_else(|| Some(request.peer?.ip().to_string()));
+        replica.outside_url = header(wire::REPLICA_OUTSIDE_URL);
+        replica.serial = held;
+        replica.requests += 1;
+        replica.last_request = now;
+        drop(all);
+        Polling { all: self.clone(), uuid: uuid.to_owned(), is_streaming: false }
+    }
+
+    fn change(&self, uuid: &str, change: impl FnOnce(&mut Replica)) {
+        if let Some(replica) = lock(&self.0).get_mut(uuid) {
+            change(replica);
+            replica.last_request = SystemTime::now();
+        }
+    }
+}
+
+fn make_room(all: &mut BTreeMap<String, Replica>) {
+    while REPLICAS_MAX <= all.len() {
+        let silent = all.iter().min_by_key(|(_, r)| (r.requests > 0, r.last_request));
+        let Some(uuid) = silent.map(|(uuid, _)| uuid.clone()) else { return };
+        all.remove(&uuid);
+    }
+}
+
+/// One open request of a replica.
+pub struct Polling {
+    all: Replicas,
+    uuid: String,
+    is_streaming: bool,
+}
+
+impl Polling {
+    /// Notes that entries go out on this request.
+    pub fn stream(&mut self) {
+        if !std::mem::replace(&mut self.is_streaming, true) {
+            self.all.change(&self.uuid, |replica| replica.streams += 1);
+        }
+    }
+    /// Notes the last serial that went out.
+    pub fn sent(&self, serial: Serial) {
+        self.all.change(&self.uuid, |replica| replica.serial = Some(serial));
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        self.all.change(&self.uuid, |replica| {
+            replica.requests = replica.requests.saturating_sub(1);
+            if self.is_streaming {
+                replica.streams = replica.streams.saturating_sub(1);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::deadline::Deadline;
+    use crate::http::request::{Headers, Method};
+
+    fn request(headers: &[(&str, &str)]) -> Request {
+        Request {
+            method: Method::Get,
+            target: "/+changelog/0-".into(),
+            headers: Headers(headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect()),
+            peer: Some("127.0.0.9:5".parse().expect("an address")),
+            deadline: Deadline::after(Duration::from_secs(9)),
+            body_length: None,
+            body: Box::new(io::empty()),
+        }
+    }
+
+    fn only(replicas: &Replicas) -> Replica {
+        let [(_, replica)] = replicas.all().try_into().expect("one replica");
+        replica
+    }
+
+    #[test]
+    fn a_request_is_open_until_it_is_dropped() {
+        let replicas = Replicas::new();
+        let mut one = replicas.begin("a", &request(&[]), None);
+        let two = replicas.begin("a", &request(&[("x-real-ip", "10.0.0.1")]), Serial::new(4));
+        one.stream();
+        one.stream();
+        one.sent(Serial::new(6).expect("valid"));
+        let seen = only(&replicas);
+        assert_eq!((seen.requests, seen.streams, seen.serial), (2, 1, Serial::new(6)));
+        assert_eq!(seen.remote_ip.as_deref(), Some("10.0.0.1"));
+        drop((one, two));
+        let seen = only(&replicas);
+        assert_eq!((seen.requests, seen.streams, seen.serial), (0, 0, Serial::new(6)));
+    }
+
+    #[test]
+    fn the_most_silent_one_is_forgotten() {
+        let replicas = Replicas::new();
+        let open = replicas.begin("open", &request(&[]), None);
+        for n in 0..REPLICAS_MAX {
+            drop(replicas.begin(&format!("{n:05}"), &request(&[]), None));
+        }
+        let all = replicas.all();
+        assert_eq!(all.len(), REPLICAS_MAX);
+        assert!(all.iter().any(|(uuid, _)| uuid == "open"));
+        assert!(!all.iter().any(|(uuid, _)| uuid == "00000"));
+        drop(open);
+    }
+}

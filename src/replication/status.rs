@@ -1,0 +1,113 @@
+//! What a replica knows of itself; what it does not know is null.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::error::Result;
+use crate::serial::Serial;
+use crate::store::Store;
+use crate::store::wanted::{Counts, Failure};
+
+use super::fetcher::Times;
+use super::link::{Known, Link};
+use super::wire;
+
+/// How many failed files are listed.
+const ERRORS_MAX: usize = 200;
+
+/// The state of a replica.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// The master's URL.
+    pub master_url: String,
+    /// What is known of the master.
+    pub known: Known,
+    /// When this node was started.
+    pub started_at: SystemTime,
+    /// When the files were all here for the first time since the start, those apart that failed.
+    pub files_first_at: Option<SystemTime>,
+    /// When the files were all here last.
+    pub files_at: Option<SystemTime>,
+    /// How many files are in each state.
+    pub files: Counts,
+    /// Files that failed, at most a page of them.
+    pub failures: Vec<Failure>,
+}
+
+impl ReplicaStatus {
+    pub(super) fn collect(
+        link: &Link,
+        store: &Store,
+        times: Times,
+        started_at: SystemTime,
+    ) -> Result<Self> {
+        let known = link.known();
+        let files = store.wanted_counts()?;
+        let is_all_here = times.first_at.is_some() && files.wanted + files.failed == 0;
+        Ok(Self {
+            master_url: link.url().to_owned(),
+            started_at,
+            files_first_at: times.first_at,
+            files_at: if is_all_here { Some(SystemTime::now()) } else { times.last_at },
+            files,
+            failures: store.failures(ERRORS_MAX)?,
+            known,
+        })
+    }
+
+    /// When log and files were first and last known to be in step: the latest of the three times, if all are known.
+    pub fn in_sync_at(&self) -> Option<SystemTime> {
+        let (log, first, files) = (self.known.in_sync_at?, self.files_first_at?, self.files_at?);
+        Some(log.max(first).max(files))
+    }
+
+    /// The fields that devpi shows of a replica, and a few of ours.
+    pub fn to_json(&self) -> Json {
+        let known = &self.known;
+        let mut shown = Map::new();
+        let both = [
+            ("url", Json::from(self.master_url.as_str())),
+            ("uuid", json!(known.uuid)),
+            ("serial", known.serial.map_or(Json::Null, |serial| Serial::wire(serial).into())),
+            ("serial-timestamp", time(known.serial_at)),
+            ("contacted-at", time(known.asked_at)),
+        ];
+        for word in ["master", "primary"] {
+            for (name, value) in &both {
+                shown.insert(format!("{word}-{name}"), value.clone());
+            }
+            shown.insert(format!("update-from-{word}-at"), time(known.updated_at));
+        }
+        for (name, value) in [
+            ("replica-started-at", time(Some(self.started_at))),
+            ("replica-metadata-in-sync-at", time(known.in_sync_at)),
+            ("replica-init-queue-finished-at", time(self.files_first_at)),
+            ("replica-files-in-sync-at", time(self.files_at)),
+            ("replica-in-sync-at", time(self.in_sync_at())),
+            ("replication-errors", self.errors()),
+            ("replication-trouble", json!(known.trouble)),
+            ("files-wanted", self.files.wanted.into()),
+            ("files-failed", self.files.failed.into()),
+            ("files-gone", self.files.gone.into()),
+        ] {
+            shown.insert(name.to_owned(), value);
+        }
+        shown.into()
+    }
+
+    fn errors(&self) -> Json {
+        let error = |failure: &Failure| {
+            let path = failure.path.as_str();
+            let url = format!("{}/{}", self.master_url, wire::quote_path(path));
+            (path.to_owned(), json!({"url": url, "message": failure.reason, "relpath": path}))
+        };
+        self.failures.iter().map(error).collect::<Map<_, _>>().into()
+    }
+}
+
+/// Seconds since 1970, or null.
+fn time(at: Option<SystemTime>) -> Json {
+    at.and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+        .map_or(Json::Null, |d| d.as_secs_f64().into())
+}
