@@ -1,16 +1,38 @@
 //! HTTP in and out: tiny_http and ureq are known here and nowhere else.
+//!
+//! Promises: a request is answered once, whatever its handler does; one client cannot hold up others; each wait for a
+//! client has an end, and each queue a bound (`listen::ServerOptions`).
+//!
+//! A request's way: tiny_http -> `dispatch` (one at a time per connection) -> `lanes` -> `framing`, then the handler ->
+//! `polls` or another lane if it says so -> `exchange` -> `writer`. Beside that, `guard` watches all connections.
 
 pub mod accept;
 pub mod client;
 pub mod forward;
+pub mod listen;
 pub mod multipart;
-mod proxy;
 pub mod range;
 pub mod request;
 pub mod response;
+
+mod body;
+mod connections;
+mod dispatch;
+mod exchange;
+mod framing;
+mod guard;
+mod lanes;
+mod os;
+mod polls;
+mod process;
+mod proxy;
+mod sockets;
 mod transport;
 mod trust;
+mod writer;
 
+pub use listen::{Server, ServerOptions, Stats, Watcher};
+pub use process::prepare_process;
 use request::Request;
 use response::Reply;
 

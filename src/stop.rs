@@ -37,6 +37,9 @@ impl Stop {
     }
 }
 
+/// Named threads parse and run SQLite; the default may be set small for the sake of tiny_http's threads.
+const STACK_BYTES: usize = 2 * 1024 * 1024;
+
 /// Starts a thread with a name.
 ///
 /// # Errors
@@ -48,6 +51,7 @@ pub fn spawn(
     let name = name.into();
     thread::Builder::new()
         .name(name.clone())
+        .stack_size(STACK_BYTES)
         .spawn(run)
         .map_err(|e| Error::internal(format!("cannot start thread {name}")).caused_by(e))
 }
