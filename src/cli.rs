@@ -17,6 +17,7 @@ use crate::config::options::Program;
 use crate::config::settings::{Given, Settings};
 use crate::config::{Config, Refused, RoleOption};
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 use crate::server::{self, InitOptions};
 
 use args::{Command, Twinpi};
@@ -225,8 +226,15 @@ fn gen_secret(settings: &Settings, config: &Config) -> Result<()> {
         Some(path) if settings.text("secretfile").is_some() => path,
         _ => return Err(Error::invalid("say where the secret file is: --secretfile FILE")),
     };
-    let _ = path;
-    Err(Error::new(crate::error::Kind::Unsupported, "gen-secret is not supported yet"))
+    if path.exists() {
+        log::info!("checking the secret in {}", path.display());
+    } else {
+        Secret::generate()?.save(path)?;
+        log::info!("wrote a new secret to {}", path.display());
+    }
+    Secret::load(path)?;
+    log::info!("the secret file is in order");
+    Ok(())
 }
 
 fn passwd(config: Config, user: Option<String>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! twinpi: a private Python package index that replicates.
 
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod deadline;

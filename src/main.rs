@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    twinpi::http::prepare_process();
     twinpi::cli::run(std::env::args_os())
 }

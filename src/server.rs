@@ -1,7 +1,267 @@
-//! Composition: opens a node's parts, runs them, stops them in reverse order.
+//! Puts a node together: opens the store, builds the parts in order, waits for a signal, and takes them apart in
+//! reverse order. The one module that knows all others.
 
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::api::cache::PageCache;
+use crate::api::{Api, App, Node};
 use crate::config::Config;
-use crate::error::{Error, Kind, Result};
+use crate::deadline::Deadline;
+use crate::digest::Hasher;
+use crate::error::{Context, Error, Kind, Result};
+use crate::http::client::ClientOptions;
+use crate::http::listen::{Server, ServerOptions};
+use crate::model::acl::Policy;
+use crate::model::{metadata, setup, user};
+use crate::names::UserName;
+use crate::nodeinfo::{NodeInfo, Role};
+use crate::password::Passwords;
+use crate::replication::auth::{Gate, Signer};
+use crate::replication::{Master, Replica, ReplicaOptions};
+use crate::secret::{Argon2Cost, DevpiKeys, LoginTokens, ReplicaUuid, Secret};
+use crate::store::blobs::Staged;
+use crate::store::key::FilePath;
+use crate::store::{self, Store, Writer};
+
+/// Held while a process works in the folder.
+const LOCK: &str = ".lock";
+/// There from start to orderly stop: if it is there at a start, the last stop was none.
+const RUNNING: &str = ".running";
+/// Connections that serve things other than a worker's request: status, fetchers, the puller.
+const READERS_EXTRA: usize = 8;
+/// How long a password change on the command line may wait for its one hash.
+const HASH_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
+/// The exit status when the master is another one than before, as devpi-server has it.
+pub const EXIT_FOREIGN_MASTER: i32 = 3;
+
+/// Why a node ends.
+enum End {
+    Signal,
+    Fatal(String),
+}
+
+/// Locks the folder for this process.
+fn lock_folder(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::conflict(format!(
+            "another process works in {}: stop it first",
+            dir.display()
+        ))),
+        Err(TryLockError::Error(e)) => Err(e.into()),
+    }
+}
+
+/// Removes what an unclean stop left behind.
+fn recover(dir: &Path, store: &Store) -> Result<()> {
+    let marker = dir.join(RUNNING);
+    if marker.exists() {
+        let swept = store.sweep().context(|| "sweeping orphans")?;
+        log::info!("the last stop was not orderly; swept {swept} leftover files");
+    }
+    fs::write(&marker, b"")?;
+    Ok(())
+}
+
+fn app(
+    config: &Config,
+    info: &NodeInfo,
+    store: &Arc<Store>,
+    node: Node,
+    secret: &Secret,
+) -> Result<App> {
+    Ok(App {
+        store: store.clone(),
+        node,
+        uuid: info.uuid.clone(),
+        passwords: Passwords::new()?,
+        tokens: LoginTokens::new(secret),
+        policy: Policy { restrict_modify: config.restrict_modify.clone() },
+        pages: PageCache::new(),
+        started: SystemTime::now(),
+        http: OnceLock::new(),
+        config: config.clone(),
+    })
+}
+
+/// Runs a node until it is told to end.
+///
+/// # Errors
+/// `Kind::Invalid` if the folder was never initialised, `Kind::Conflict` if another process works in it, and whatever
+/// keeps a part from starting.
+pub fn serve(config: Config) -> Result<()> {
+    let dir = &config.serverdir;
+    if !store::exists(dir) {
+        return Err(Error::invalid(format!(
+            "The path '{}' contains no devpi-server data, use devpi-init to initialize.",
+            dir.display()
+        )));
+    }
+    let _lock = lock_folder(dir)?;
+    let info = NodeInfo::settle(NodeInfo::load(dir)?, config.role, config.master_url.as_deref())?;
+    info.save(dir)?;
+    let secret = match &config.secretfile {
+        Some(path) => Secret::load(path)?,
+        None => Secret::generate()?,
+    };
+    let readers = u32::try_from(config.threads + READERS_EXTRA).unwrap_or(u32::MAX);
+    let (store, writer) = store::open(dir, readers)?;
+    recover(dir, &store)?;
+    let (ends, ended) = bounded(4);
+    watch_signals(ends.clone())?;
+    let node = node(&config, &info, &store, Arc::new(writer), &secret, ends)?;
+    let app = Arc::new(app(&config, &info, &store, node, &secret)?);
+    let server =
+        Server::start(http_options(&config), Arc::new(Api(app.clone())), store.clock().clone())?;
+    app.http.get_or_init(|| server.watcher());
+    announce(&config, &info, &server);
+    let end = wait(&ended);
+    stop(&app, &server);
+    fs::remove_file(dir.join(RUNNING))?;
+    match end {
+        End::Signal => Ok(()),
+        End::Fatal(why) => {
+            log::error!("{why}");
+            std::process::exit(EXIT_FOREIGN_MASTER)
+        }
+    }
+}
+
+fn node(
+    config: &Config,
+    info: &NodeInfo,
+    store: &Arc<Store>,
+    writer: Arc<Writer>,
+    secret: &Secret,
+    ends: Sender<End>,
+) -> Result<Node> {
+    let Role::Replica = info.role else {
+        let is_master = info.role == Role::Master;
+        let gate = is_master.then(|| Gate::new(secret, devpi_keys(config, secret))).transpose()?;
+        let changelog = gate.map(|gate| Master::new(store.clone(), gate, &info.uuid));
+        return Ok(Node::Master { writer, changelog });
+    };
+    if config.secretfile.is_none() {
+        log::warn!("a replica needs the master's secret: give --secretfile");
+    }
+    let master_url = info.master_url.clone().unwrap_or_default();
+    let uuid = ReplicaUuid::parse(&info.uuid)
+        .ok_or_else(|| Error::invalid(format!("'{}' is no uuid of a node", info.uuid)))?;
+    let options = ReplicaOptions {
+        writer,
+        client: ClientOptions {
+            replica_cert: config.replica_cert.clone(),
+            ..ClientOptions::default()
+        },
+        signer: Signer::new(secret, uuid),
+        master_url: master_url.clone(),
+        master_uuid: info.master_uuid.clone(),
+        outside_url: config.outside_url.clone(),
+        proxy_timeout: config.proxy_timeout,
+        request_timeout: config.request_timeout,
+        fetchers: config.file_replication_threads,
+        skip_indexes: config.file_replication_skip_indexes.clone(),
+        record_master: Box::new(record_master(config, info)),
+        foreign_master: Box::new(move |uuid| {
+            let why = format!("{master_url} is another master ({uuid}) than the one recorded here");
+            drop(ends.try_send(End::Fatal(why)));
+        }),
+        sidecar: Arc::new(sidecar(store.clone())),
+    };
+    Ok(Node::Replica(Replica::start(options)?))
+}
+
+/// The keys for devpi's own tokens, kept in the server folder once they were derived.
+fn devpi_keys(config: &Config, secret: &Secret) -> DevpiKeys {
+    let cost = Argon2Cost {
+        memory_kib: config.argon2.memory_kib,
+        time: config.argon2.time,
+        parallelism: config.argon2.parallelism,
+    };
+    // A secret that lives only as long as the process leaves no key behind.
+    let folder = config.secretfile.is_some().then_some(config.serverdir.as_path());
+    DevpiKeys::new(secret, cost, folder)
+}
+
+/// Writes the master's uuid down at the first contact.
+fn record_master(
+    config: &Config,
+    info: &NodeInfo,
+) -> impl Fn(&str) -> Result<()> + Send + Sync + use<> {
+    let (dir, info) = (config.serverdir.clone(), info.clone());
+    move |uuid| {
+        let mut info = info.clone();
+        info.master_uuid = Some(uuid.to_owned());
+        info.save(&dir)
+    }
+}
+
+/// Makes the METADATA beside a wheel that a replica fetched.
+fn sidecar(store: Arc<Store>) -> impl Fn(&FilePath, &Staged) -> Option<Staged> + Send + Sync {
+    move |path, wheel| {
+        let bytes = metadata::of_wheel(path.name(), wheel.open().ok()?)?;
+        store.blobs().stage(&mut bytes.as_slice(), Hasher::new(), u64::MAX).ok()
+    }
+}
+
+fn http_options(config: &Config) -> ServerOptions {
+    ServerOptions {
+        listen: config.listen.clone(),
+        unix_socket: config.unix_socket.clone(),
+        unix_socket_mode: config.unix_socket_mode,
+        workers_remote: config.threads,
+        connections_max: config.connection_limit,
+        body_bytes_max: config.body_bytes_max,
+        ..ServerOptions::default()
+    }
+}
+
+fn announce(config: &Config, info: &NodeInfo, server: &Server) {
+    let addresses: Vec<String> = server.addresses().iter().map(|a| format!("http://{a}")).collect();
+    let role = match (&info.role, &info.master_url) {
+        (Role::Replica, Some(url)) => format!("replica of {url}"),
+        (Role::Master, _) => "master".to_owned(),
+        _ => "standalone".to_owned(),
+    };
+    let dir = config.serverdir.display();
+    log::info!("serving {dir} as {role} at {} (uuid {})", addresses.join(" "), info.uuid);
+}
+
+fn watch_signals(ends: Sender<End>) -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    crate::stop::spawn("signals", move || {
+        for _ in signals.forever() {
+            if ends.try_send(End::Signal).is_err() {
+                // Told several times and still here: whoever asks means it.
+                std::process::exit(1);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn wait(ended: &Receiver<End>) -> End {
+    ended.recv().unwrap_or(End::Signal)
+}
+
+/// The reverse order of the start: no new requests, then nobody who waits for a serial, then the puller.
+fn stop(app: &Arc<App>, server: &Server) {
+    log::info!("stopping");
+    app.store.clock().stop();
+    if let Node::Replica(replica) = &app.node {
+        replica.stop();
+    }
+    server.stop();
+}
 
 /// What a new node starts with.
 #[derive(Debug, Default)]
@@ -14,26 +274,53 @@ pub struct InitOptions {
     pub root_pypi: Option<String>,
 }
 
-/// Runs a node until a signal ends it.
+/// Makes a new server folder.
 ///
 /// # Errors
-/// Not there yet.
-pub fn serve(_config: Config) -> Result<()> {
-    Err(Error::new(Kind::Unsupported, "serve is not supported yet"))
+/// `Kind::Conflict` if the folder is in use.
+pub fn init(config: Config, options: InitOptions) -> Result<()> {
+    let dir = &config.serverdir;
+    if store::exists(dir) {
+        return Err(Error::conflict(format!(
+            "The path '{}' already contains devpi-server data.",
+            dir.display()
+        )));
+    }
+    fs::create_dir_all(dir).context(|| format!("making {}", dir.display()))?;
+    let _lock = lock_folder(dir)?;
+    let info = NodeInfo::settle(NodeInfo::load(dir)?, config.role, config.master_url.as_deref())?;
+    let pwhash = match (info.role, options.root_password_hash) {
+        (Role::Replica, _) => None,
+        (_, Some(pwhash)) => Some(pwhash),
+        (_, None) => {
+            let deadline = Deadline::after(HASH_WAIT);
+            Some(Passwords::new()?.hash(&options.root_password, deadline)?)
+        }
+    };
+    let (_store, writer) = store::open(dir, 1)?;
+    if let Some(pwhash) = pwhash {
+        writer.write(|txn| setup::first(txn, &pwhash, options.root_pypi.as_deref()))?;
+    }
+    info.save(dir)
 }
 
-/// Makes the folder of a new node.
+/// Sets a user's password in a folder whose server does not run.
 ///
 /// # Errors
-/// Not there yet.
-pub fn init(_config: Config, _options: InitOptions) -> Result<()> {
-    Err(Error::new(Kind::Unsupported, "init is not supported yet"))
-}
-
-/// Sets a user's password.
-///
-/// # Errors
-/// Not there yet.
-pub fn passwd(_config: Config, _user: &str, _password: &str) -> Result<()> {
-    Err(Error::new(Kind::Unsupported, "passwd is not supported yet"))
+/// `Kind::NotFound` for an unknown user; `Kind::Conflict` if a server runs; `Kind::Forbidden` on a replica.
+pub fn passwd(config: Config, name: &str, password: &str) -> Result<()> {
+    let dir = &config.serverdir;
+    if !store::exists(dir) {
+        return Err(Error::invalid(format!("'{}' holds no server data", dir.display())));
+    }
+    let _lock = lock_folder(dir)?;
+    if NodeInfo::load(dir)?.is_some_and(|info| info.role == Role::Replica) {
+        return Err(Error::new(Kind::Forbidden, "a replica's users are changed on its master"));
+    }
+    let name = UserName::parse(name)?;
+    let (store, writer) = store::open(dir, 1)?;
+    user::require(&store.read()?, &name)?;
+    let pwhash = Passwords::new()?.hash(password, Deadline::after(HASH_WAIT))?;
+    writer.write(|txn| user::modify(txn, &name, Some(&pwhash), Vec::new()))?;
+    Ok(())
 }

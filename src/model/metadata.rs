@@ -106,6 +106,11 @@ impl Submission {
         full
     }
 
+    /// The fields that the form has.
+    pub fn given(&self) -> &[(&'static str, Value)] {
+        &self.given
+    }
+
     /// Writes the given fields over those of a record.
     pub fn write_over(&self, record: &mut Dict) {
         for (key, value) in &self.given {

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::names::{IndexName, ProjectName, UserName, Version};
-use crate::store::codec::Value;
+use crate::store::codec::{self, Value};
 use crate::store::key::{self, FilePath};
 use crate::store::record::Dict;
 use crate::store::txn::Read;
@@ -80,6 +80,38 @@ pub fn set_links(record: &mut Dict, links: Vec<ReleaseLink>) {
 /// A version's record without the links and other fields that are not metadata.
 pub fn metadata(record: &Dict) -> Dict {
     Dict(record.0.iter().filter(|(key, _)| !key.starts_with('+')).cloned().collect())
+}
+
+/// The bytes of a version's record with the given fields written over its own and one encoded link more, and the
+/// Python that it asks for. `None` if the record has no links yet, lacks a given field, or asks for another Python
+/// than the given one: those cases change more than one record.
+pub fn append_link(
+    record: &[u8],
+    given: &[(&'static str, Value)],
+    link: &[u8],
+) -> Option<(Vec<u8>, String)> {
+    let items = codec::dict_items(record).ok()?;
+    let span =
+        |key: &str| items.iter().find(|(name, _)| *name == key).map(|(_, span)| span.clone());
+    let mut edits = Vec::new();
+    for (key, value) in given {
+        let (span, value) = (span(key)?, codec::encode(value));
+        if record[span.clone()] != value[..] {
+            if *key == "requires_python" {
+                return None;
+            }
+            edits.push((span, value));
+        }
+    }
+    let links = span(LINKS)?;
+    edits.push((links.clone(), codec::list_push_raw(&record[links], link).ok()?));
+    edits.sort_by_key(|(span, _)| span.start);
+    let python = span("requires_python").map(|span| codec::decode(&record[span]));
+    let python = match python {
+        Some(Ok(Value::Str(python))) => python,
+        _ => return None,
+    };
+    Some((codec::replace(record, edits), python))
 }
 
 /// An item for a link's log.

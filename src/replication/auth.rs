@@ -202,7 +202,9 @@ mod tests {
     fn nobody_who_does_not_say_to_be_a_replica_is_one() {
         let gate = gate();
         let bearer = format!("Bearer \"{UUID}\".x.y");
-        for headers in [&[][..], &[("Authorization", bearer.as_str())], &[(wire::REPLICA_UUID, UUID)]] {
+        for headers in
+            [&[][..], &[("Authorization", bearer.as_str())], &[(wire::REPLICA_UUID, UUID)]]
+        {
             assert!(matches!(gate.check(&request(headers)), Ok(None)), "{headers:?}");
         }
         let basic = [(wire::REPLICA_UUID, UUID), ("Authorization", "Basic cm9vdDo=")];

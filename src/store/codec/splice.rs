@@ -35,6 +35,20 @@ fn outline<'a>(
     Err(Error::invalid(format!("the encoded value is of type {kind:?} where {expected:?} is due")))
 }
 
+/// The bytes with some spans, in order and apart from each other, replaced.
+pub fn replace(bytes: &[u8], edits: impl IntoIterator<Item = (Range<usize>, Vec<u8>)>) -> Vec<u8> {
+    const ROOM_BYTES: usize = 1024;
+    let mut replaced = Vec::with_capacity(bytes.len() + ROOM_BYTES);
+    let mut at = 0;
+    for (span, with) in edits {
+        replaced.extend_from_slice(&bytes[at..span.start]);
+        replaced.extend_from_slice(&with);
+        at = span.end;
+    }
+    replaced.extend_from_slice(&bytes[at..]);
+    replaced
+}
+
 /// The keys of an encoded dict with the spans of their values. Keys that are no text are left out.
 ///
 /// # Errors

@@ -1,0 +1,295 @@
+//! Requests to answers: parse the route, relay what only the master may do, else hand it to its handler.
+
+pub mod ask;
+pub mod auth;
+pub mod cache;
+pub mod discovery;
+pub mod files;
+pub mod indexes;
+pub mod login;
+pub mod projects;
+pub mod route;
+pub mod simple;
+pub mod status;
+pub mod upload;
+pub mod users;
+
+use std::borrow::Cow;
+use std::io::Read as _;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use serde_json::Value as Json;
+
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::http::Handler;
+use crate::http::listen::Watcher;
+use crate::http::request::{Method, Request};
+use crate::http::response::{Reply, Response};
+use crate::model::acl::{Identity, Permission, Policy};
+use crate::password::Passwords;
+use crate::replication::{Master, Replica, wire};
+use crate::secret::LoginTokens;
+use crate::serial::Serial;
+use crate::store::{Store, Writer};
+
+use cache::PageCache;
+use route::{Access, FileVerb, Route, Verb};
+
+/// The longest JSON body in bytes; the largest real ones are user lists sent back by old clients.
+const JSON_BYTES_MAX: u64 = 16 << 20;
+
+/// What this node is.
+pub enum Node {
+    /// It commits changes; with the changelog when replicas may follow it.
+    Master {
+        /// The right to write.
+        writer: Arc<Writer>,
+        /// Answers to replicas; `None` when the role was not asked for.
+        changelog: Option<Master>,
+    },
+    /// It follows a master.
+    Replica(Arc<Replica>),
+}
+
+/// All that handlers work with.
+pub struct App {
+    /// The options.
+    pub config: Config,
+    /// Reading.
+    pub store: Arc<Store>,
+    /// Writing or following.
+    pub node: Node,
+    /// This node's uuid.
+    pub uuid: String,
+    /// Checks passwords.
+    pub passwords: Passwords,
+    /// Makes and checks login tokens.
+    pub tokens: LoginTokens,
+    /// Who may change users and indexes.
+    pub policy: Policy,
+    /// Rendered pages.
+    pub pages: PageCache,
+    /// When the process started.
+    pub started: SystemTime,
+    /// Numbers of the HTTP server, once it runs.
+    pub http: OnceLock<Watcher>,
+}
+
+impl App {
+    /// The right to write.
+    ///
+    /// # Errors
+    /// `Kind::Unavailable` on a replica.
+    pub fn writer(&self) -> Result<&Arc<Writer>> {
+        match &self.node {
+            Node::Master { writer, .. } => Ok(writer),
+            Node::Replica(_) => {
+                Err(Error::unavailable("this node is a replica and takes no changes itself"))
+            }
+        }
+    }
+    /// Who this node is, as its answers tell.
+    pub fn identity(&self) -> wire::Identity {
+        let master_uuid = match &self.node {
+            Node::Master { .. } => self.uuid.clone(),
+            Node::Replica(replica) => replica.master_uuid().unwrap_or_default(),
+        };
+        wire::Identity { uuid: self.uuid.clone(), master_uuid }
+    }
+    /// Refuses `who` unless `what` is allowed.
+    ///
+    /// # Errors
+    /// `Kind::Forbidden`.
+    pub fn require(&self, who: &Identity, what: Permission<'_>) -> Result<()> {
+        if self.policy.allows(who, what) {
+            return Ok(());
+        }
+        let asks = match what {
+            Permission::IndexCreate(index) => format!("no permission to create index {index}"),
+            _ => "Access was denied to this resource: no permission.".to_owned(),
+        };
+        Err(Error::forbidden(asks))
+    }
+}
+
+/// A handler for the whole interface.
+pub struct Api(pub Arc<App>);
+
+impl Handler for Api {
+    fn handle(&self, request: Request) -> Reply {
+        answer(&self.0, request)
+    }
+}
+
+/// Answers one request.
+fn answer(app: &Arc<App>, mut request: Request) -> Reply {
+    strip_prefix(app, &mut request);
+    if let Some(response) = simple::cached(app, &request) {
+        return finish(app, &request_facts(app, &request), Reply::Now(response));
+    }
+    let facts = request_facts(app, &request);
+    let reply = dispatch(app, request)
+        .unwrap_or_else(|error| Reply::Now(ask::failure(&error, facts.is_json)));
+    finish(app, &facts, reply)
+}
+
+/// What is needed of a request after it was handed on.
+#[derive(Clone)]
+struct Facts {
+    is_json: bool,
+    is_relay: bool,
+    /// Headers for the next request of a replica.
+    lent: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+}
+
+fn request_facts(app: &App, request: &Request) -> Facts {
+    let mut lent = Response::new(200);
+    if let Node::Master { changelog: Some(master), .. } = &app.node {
+        master.lend_nonce(request, &mut lent);
+    }
+    let is_relay = request.headers.has(wire::RELAY);
+    Facts { is_json: ask::is_json(request), is_relay, lent: lent.headers }
+}
+
+fn strip_prefix(app: &App, request: &mut Request) {
+    if let Some(prefix) = ask::prefix(request, app.config.outside_url.as_deref())
+        && let Some(rest) = request.target.strip_prefix(&prefix)
+        && (rest.is_empty() || rest.starts_with(['/', '?']))
+    {
+        request.target = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    }
+}
+
+fn dispatch(app: &Arc<App>, request: Request) -> Result<Reply> {
+    let route = match Route::parse(request.method, request.path()) {
+        Ok(route) => route,
+        // A master may know addresses that this version does not.
+        Err(error) => match &app.node {
+            Node::Replica(replica) if !request.method.is_read() && error.kind == Kind::NotFound => {
+                return Ok(replica.relay(request));
+            }
+            _ => return Err(error),
+        },
+    };
+    match (&app.node, &route) {
+        (Node::Replica(replica), route) if route.access() == Access::Write => {
+            Ok(replica.relay(request))
+        }
+        (Node::Master { changelog: Some(master), .. }, Route::Changelog { serial, onwards }) => {
+            Ok(master.changelog(&request, *serial, *onwards))
+        }
+        _ => handle(app, request, route),
+    }
+}
+
+fn handle(app: &Arc<App>, request: Request, route: Route) -> Result<Reply> {
+    let now = |response: Result<Response>| response.map(Reply::Now);
+    match route {
+        Route::Root => now(users::list(app)),
+        Route::Api(scope) => now(discovery::api(app, &request, scope.as_ref())),
+        Route::AuthCheck => now(discovery::authcheck(app, &request)),
+        Route::Login => now(login::login(app, request)),
+        Route::Status => now(status::status(app)),
+        Route::User(verb, user) => now(match verb {
+            Verb::Show => users::show(app, &user),
+            Verb::Create => users::create(app, request, &user),
+            Verb::Modify => users::modify(app, request, &user),
+            Verb::Delete => users::delete(app, &request, &user),
+        }),
+        Route::Index(verb, index) => now(match verb {
+            Verb::Show => indexes::show(app, &request, &index),
+            Verb::Create => indexes::create(app, request, &index),
+            Verb::Modify => indexes::modify(app, request, &index),
+            Verb::Delete => indexes::delete(app, &request, &index),
+        }),
+        Route::Submit(index) => now(upload::submit(app, request, &index)),
+        Route::SimpleList(index) => now(simple::list(app, &request, &index)),
+        Route::Simple(index, project) => now(simple::project(app, &request, &index, &project)),
+        Route::Refresh(index, project) => now(simple::refresh(app, &request, &index, &project)),
+        Route::File(FileVerb::Get, path) => files::get(app, &request, &path),
+        Route::File(FileVerb::Delete, path) => now(files::delete(app, &request, &path)),
+        Route::File(FileVerb::Result, _) => Err(unsupported("test results")),
+        Route::Metadata(wheel) => files::metadata(app, &request, &wheel),
+        Route::Project(verb, index, project) => now(match verb {
+            Verb::Delete => projects::delete(app, &request, &index, &project),
+            _ => projects::show(app, &request, &index, &project),
+        }),
+        Route::Version(verb, index, project, version) => now(match verb {
+            Verb::Delete => projects::delete_version(app, &request, &index, &project, &version),
+            _ => projects::show_version(app, &request, &index, &project, &version),
+        }),
+        Route::Changelog { .. } => Err(Error::forbidden("Replication protocol disabled")),
+        Route::Unsupported(what) => Err(unsupported(what)),
+    }
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("{what}: not supported by this version"))
+}
+
+/// Adds the headers that every answer carries, also to one that comes later.
+fn finish(app: &Arc<App>, facts: &Facts, reply: Reply) -> Reply {
+    match reply {
+        Reply::Now(response) => Reply::Now(sign(app, facts, response)),
+        Reply::Park(mut park) => {
+            let (app, facts, resume) = (app.clone(), facts.clone(), park.resume);
+            park.resume = Box::new(move || finish(&app, &facts, resume()));
+            Reply::Park(park)
+        }
+        Reply::Remote(job) => {
+            let (app, facts) = (app.clone(), facts.clone());
+            Reply::Remote(Box::new(move || finish(&app, &facts, job())))
+        }
+    }
+}
+
+fn sign(app: &App, facts: &Facts, mut response: Response) -> Response {
+    if facts.is_relay
+        && let Some(reason) = response.reason.clone()
+    {
+        response = response.with_header(wire::REASON, reason);
+    }
+    for (name, value) in &facts.lent {
+        if response.header(name).is_none() {
+            response.headers.push((name.clone(), value.clone()));
+        }
+    }
+    wire::identify(&mut response, &app.identity(), app.store.clock().now());
+    response.with_header(wire::TWINPI_VERSION, wire::THIS_VERSION)
+}
+
+/// Names the serial that an answer was read at or committed as.
+fn at(serial: Option<Serial>, response: Response) -> Response {
+    response.with_header(wire::SERIAL, Serial::wire(serial).to_string())
+}
+
+/// Reads a JSON body; an empty one is an empty object.
+fn json_body(request: &mut Request) -> Result<Json> {
+    let mut bytes = Vec::new();
+    let body = request.take_body();
+    body.take(JSON_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::invalid("the body broke off").caused_by(e))?;
+    if bytes.len() as u64 > JSON_BYTES_MAX {
+        return Err(Error::new(Kind::TooLarge, "the JSON body is too large"));
+    }
+    if bytes.is_empty() {
+        return Ok(Json::Object(Default::default()));
+    }
+    serde_json::from_slice(&bytes).map_err(|_| Error::invalid("Bad request: could not decode json"))
+}
+
+/// Reads a JSON body that must be an object.
+fn json_object(request: &mut Request) -> Result<serde_json::Map<String, Json>> {
+    match json_body(request)? {
+        Json::Object(fields) => Ok(fields),
+        _ => Err(Error::invalid("Bad request: the body must be a JSON object")),
+    }
+}
+
+/// Whether a request reads.
+fn is_get(request: &Request) -> bool {
+    matches!(request.method, Method::Get | Method::Head)
+}

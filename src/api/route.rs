@@ -1,0 +1,305 @@
+//! Routes: an address parsed once, into names. What may run where is a property of the route.
+
+use percent_encoding::percent_decode_str;
+
+use crate::error::{Error, Result};
+use crate::http::request::Method;
+use crate::names::{IndexName, UserName};
+use crate::store::key::FilePath;
+
+/// What an address asks for. Project and version stay as they were spelled: reads redirect to the normal form.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Route {
+    /// `GET /`: all users
+    Root,
+    /// `/+api`, `/U/+api`, `/U/I/+api`
+    Api(Option<Scope>),
+    /// `POST /+login`
+    Login,
+    /// `GET /+status`
+    Status,
+    /// `GET /+authcheck`
+    AuthCheck,
+    /// `GET /+changelog/N` and `/+changelog/N-`
+    Changelog {
+        /// The serial asked for.
+        serial: u64,
+        /// Whether all after it are asked for too.
+        onwards: bool,
+    },
+    /// `/U`
+    User(Verb, UserName),
+    /// `/U/I`
+    Index(Verb, IndexName),
+    /// `POST` or `PUSH` to `/U/I`
+    Submit(IndexName),
+    /// `GET /U/I/+simple`
+    SimpleList(IndexName),
+    /// `GET /U/I/+simple/P`
+    Simple(IndexName, String),
+    /// `POST /U/I/+simple/P/refresh`
+    Refresh(IndexName, String),
+    /// `/U/I/+f/...` and `/U/I/+e/...`
+    File(FileVerb, FilePath),
+    /// `GET .../<wheel>.metadata`
+    Metadata(FilePath),
+    /// `/U/I/P`
+    Project(Verb, IndexName, String),
+    /// `/U/I/P/V`
+    Version(Verb, IndexName, String, String),
+    /// Something that devpi-server has and this version does not; the text says what.
+    Unsupported(&'static str),
+}
+
+/// What the discovery address is about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scope {
+    /// A user, who need not exist.
+    User(String),
+    /// An index, which must.
+    Index(IndexName),
+}
+
+/// What is to be done with a user, an index, a project or a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// GET
+    Show,
+    /// PUT
+    Create,
+    /// PATCH
+    Modify,
+    /// DELETE
+    Delete,
+}
+
+/// What is to be done with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileVerb {
+    /// GET
+    Get,
+    /// POST: a test result for it
+    Result,
+    /// DELETE
+    Delete,
+}
+
+/// Where a route may be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// On any node, from local state.
+    Read,
+    /// On the master; a replica relays it.
+    Write,
+    /// On a master, to replicas.
+    Replicate,
+}
+
+impl Route {
+    /// Where it may be served.
+    pub fn access(&self) -> Access {
+        match self {
+            Self::Changelog { .. } => Access::Replicate,
+            Self::Login | Self::Submit(_) | Self::Refresh(..) => Access::Write,
+            Self::User(verb, _)
+            | Self::Index(verb, _)
+            | Self::Project(verb, ..)
+            | Self::Version(verb, ..) => match verb {
+                Verb::Show => Access::Read,
+                Verb::Create | Verb::Modify | Verb::Delete => Access::Write,
+            },
+            Self::File(verb, _) => match verb {
+                FileVerb::Get => Access::Read,
+                FileVerb::Result | FileVerb::Delete => Access::Write,
+            },
+            Self::Root
+            | Self::Api(_)
+            | Self::Status
+            | Self::AuthCheck
+            | Self::SimpleList(_)
+            | Self::Simple(..)
+            | Self::Metadata(_)
+            | Self::Unsupported(_) => Access::Read,
+        }
+    }
+
+    /// Parses a method and the path of an address, percent-encoded, without its query.
+    ///
+    /// # Errors
+    /// `Kind::NotFound` if nothing lies there; `Kind::Invalid` if a name that is to be made breaks the rules.
+    pub fn parse(method: Method, path: &str) -> Result<Self> {
+        let parts: Vec<String> = path
+            .trim_start_matches('/')
+            .trim_end_matches('/')
+            .split('/')
+            .map(|part| percent_decode_str(part).decode_utf8().map(String::from))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|_| Error::invalid("the address is not UTF-8"))?;
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let method = if method == Method::Head { Method::Get } else { method };
+        let absent = || Error::not_found(format!("no such page: {} {path}", method.as_str()));
+        match parts.as_slice() {
+            [""] if method == Method::Get => Ok(Self::Root),
+            ["+api"] => Ok(Self::Api(None)),
+            [user, "+api"] => Ok(Self::Api(Some(Scope::User((*user).to_owned())))),
+            ["+login"] if method == Method::Post => Ok(Self::Login),
+            ["+status"] if method == Method::Get => Ok(Self::Status),
+            ["+authcheck"] if method == Method::Get => Ok(Self::AuthCheck),
+            ["+changelog", serial] if method == Method::Get => changelog(serial).ok_or_else(absent),
+            ["+search" | "+searchhelp", ..] => Ok(Self::Unsupported("search")),
+            [user, ..] if user.is_empty() || user.contains('+') => Err(absent()),
+            [user] => {
+                let verb = verb(method).ok_or_else(absent)?;
+                let user = UserName::parse(user).map_err(|e| match verb {
+                    Verb::Create => e,
+                    _ => Error::not_found(format!("no user '{user}'")),
+                })?;
+                Ok(Self::User(verb, user))
+            }
+            [user, index, rest @ ..] => {
+                let name = IndexName::new(user, index).map_err(|e| match (method, rest) {
+                    (Method::Put, []) => e,
+                    _ => Error::not_found(format!("The stage {user}/{index} could not be found.")),
+                })?;
+                below_index(method, name, rest).ok_or_else(absent)
+            }
+            [] => Err(absent()),
+        }
+    }
+}
+
+fn changelog(text: &str) -> Option<Route> {
+    let (digits, onwards) = text.strip_suffix('-').map_or((text, false), |digits| (digits, true));
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some(Route::Changelog { serial: digits.parse().ok()?, onwards })
+}
+
+fn verb(method: Method) -> Option<Verb> {
+    match method {
+        Method::Get => Some(Verb::Show),
+        Method::Put => Some(Verb::Create),
+        Method::Patch => Some(Verb::Modify),
+        Method::Delete => Some(Verb::Delete),
+        _ => None,
+    }
+}
+
+/// Projects and versions are not made or changed under their own address.
+fn verb_of_content(method: Method) -> Option<Verb> {
+    verb(method).filter(|verb| matches!(verb, Verb::Show | Verb::Delete))
+}
+
+fn below_index(method: Method, index: IndexName, rest: &[&str]) -> Option<Route> {
+    let is_get = method == Method::Get;
+    match rest {
+        [] => match method {
+            Method::Post | Method::Push => Some(Route::Submit(index)),
+            _ => verb(method).map(|verb| Route::Index(verb, index)),
+        },
+        ["+api"] => Some(Route::Api(Some(Scope::Index(index)))),
+        ["+simple"] if is_get => Some(Route::SimpleList(index)),
+        ["+simple", project] if is_get && is_project(project) => {
+            Some(Route::Simple(index, (*project).to_owned()))
+        }
+        ["+simple", project, "refresh"] if method == Method::Post && is_project(project) => {
+            Some(Route::Refresh(index, (*project).to_owned()))
+        }
+        ["+f" | "+e", ..] => file(method, &index, rest),
+        [project, ..] if !is_project(project) => None,
+        [project] => {
+            verb_of_content(method).map(|verb| Route::Project(verb, index, (*project).to_owned()))
+        }
+        [_, "refresh"] if method == Method::Post => {
+            Some(Route::Refresh(index, rest.first()?.to_string()))
+        }
+        [_, version] if version.starts_with('+') => None,
+        [project, version] => verb_of_content(method)
+            .map(|verb| Route::Version(verb, index, (*project).to_owned(), (*version).to_owned())),
+        [_, _, "+doc" | "+d", ..] if is_get => Some(Route::Unsupported("documentation")),
+        [_, _, "+toxresults", ..] if is_get => Some(Route::Unsupported("pages of test results")),
+        _ => None,
+    }
+}
+
+fn is_project(spelling: &str) -> bool {
+    !spelling.is_empty() && !spelling.contains('+')
+}
+
+fn file(method: Method, index: &IndexName, rest: &[&str]) -> Option<Route> {
+    let path = FilePath::parse(&format!("{index}/{}", rest.join("/")))?;
+    let verb = match method {
+        Method::Get => FileVerb::Get,
+        Method::Post => FileVerb::Result,
+        Method::Delete => FileVerb::Delete,
+        _ => return None,
+    };
+    match path.name().strip_suffix(".metadata") {
+        Some(wheel) if verb == FileVerb::Get && wheel.ends_with(".whl") => {
+            path.sibling(wheel).ok().map(Route::Metadata)
+        }
+        _ => Some(Route::File(verb, path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(method: Method, path: &str) -> Option<Route> {
+        Route::parse(method, path).ok()
+    }
+
+    #[test]
+    fn addresses_become_names() {
+        let index = IndexName::new("ann", "dev").expect("valid");
+        let get = |path: &str| parse(Method::Get, path);
+        assert_eq!(get("/"), Some(Route::Root));
+        assert_eq!(get("/ann/dev/"), Some(Route::Index(Verb::Show, index.clone())));
+        assert_eq!(get("/ann/dev/+simple/"), Some(Route::SimpleList(index.clone())));
+        assert_eq!(get("/ann/dev/+simple/P.q/"), Some(Route::Simple(index.clone(), "P.q".into())));
+        assert_eq!(
+            get("/ann/dev/p/1.0+local.1"),
+            Some(Route::Version(Verb::Show, index.clone(), "p".into(), "1.0+local.1".into()))
+        );
+        assert_eq!(parse(Method::Push, "/ann/dev"), Some(Route::Submit(index)));
+        let path = "ann/dev/+f/012/3456789012345/p-1.whl";
+        let file = FilePath::parse(path).expect("valid");
+        assert_eq!(get(&format!("/{path}")), Some(Route::File(FileVerb::Get, file.clone())));
+        assert_eq!(get(&format!("/{path}.metadata")), Some(Route::Metadata(file)));
+        let onwards = Route::Changelog { serial: 0, onwards: true };
+        assert_eq!(get("/+changelog/0-"), Some(onwards));
+    }
+
+    #[test]
+    fn what_lies_nowhere_is_not_found() {
+        for path in [
+            "/+nothing",
+            "/a+b",
+            "/ann/dev/+f/..%2f..%2fx",
+            "/ann/dev/+f/123/1234567890123/../x",
+            "/ann/dev/p/1/x",
+            "//",
+            "/+changelog/-1",
+            "/+changelog/99999999999999999999",
+            "/ann/dev/+simple/a+b/",
+        ] {
+            let found = parse(Method::Get, path);
+            assert!(matches!(found, None | Some(Route::Root)), "{path}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn changes_need_the_master() {
+        for (method, path) in [
+            (Method::Put, "/ann"),
+            (Method::Delete, "/ann/dev/p/1"),
+            (Method::Post, "/+login"),
+            (Method::Post, "/ann/dev/"),
+        ] {
+            let route = parse(method, path).expect("exists");
+            assert_eq!(route.access(), Access::Write, "{path}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The simple index: lists of projects and project pages, from the cache or made anew.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::error::{Error, Result};
+use crate::http::accept;
+use crate::http::request::Request;
+use crate::http::response::{Body, Response};
+use crate::model::index::{self, Index};
+use crate::model::{links, stage};
+use crate::names::{IndexName, ProjectName};
+use crate::pages::simple::{self as draw, Look};
+use crate::serial::Serial;
+use crate::store::key::{Key as _, Projects, SimpleLinks, User, Versions};
+use crate::store::txn::{Read, ReadTxn};
+
+use super::ask::{self, Form, SIMPLE_JSON};
+use super::cache::Page;
+use super::{App, at, is_get};
+
+/// Pages smaller than this are sent as they are.
+const GZIP_BYTES_MIN: usize = 1024;
+
+/// Whether a GET of an address that pages and JSON share wants the simple page.
+pub fn is_wanted(request: &Request) -> bool {
+    let best = accept::best(request.accept(), &[ask::HTML, ask::JSON, SIMPLE_JSON]);
+    best == Some(SIMPLE_JSON) || best.is_some_and(|b| b != ask::JSON) && ask::is_installer(request)
+}
+
+/// The key of a page: all of a request that its bytes depend on.
+fn cache_key(app: &App, request: &Request, is_installer: bool) -> String {
+    let form = match Form::of(request) {
+        Form::Html => 'h',
+        Form::Json => 'j',
+    };
+    let agent = if is_installer { 'i' } else { 'p' };
+    let coding = if takes_gzip(request) { 'z' } else { '-' };
+    let base = absolute_base(app, request).unwrap_or_default();
+    format!("{form}{agent}{coding}{base} {}", request.path())
+}
+
+fn takes_gzip(request: &Request) -> bool {
+    request.headers.get("accept-encoding").is_some_and(|codings| {
+        codings.split(',').any(|coding| {
+            let mut parts = coding.split(';').map(str::trim);
+            parts.next() == Some("gzip") && parts.all(|p| p.replace(' ', "") != "q=0")
+        })
+    })
+}
+
+fn absolute_base(app: &App, request: &Request) -> Option<String> {
+    let is_absolute = app.config.absolute_urls || request.headers.has("x-devpi-absolute-urls");
+    is_absolute.then(|| ask::base_url(request, app.config.outside_url.as_deref()))
+}
+
+/// The answer for a page that was made before and still stands, found without parsing the route.
+pub fn cached(app: &App, request: &Request) -> Option<Response> {
+    if !is_get(request) {
+        return None;
+    }
+    let is_installer = ask::is_installer(request);
+    if !is_installer && !request.target.contains("/+simple") {
+        return None;
+    }
+    let page = app.pages.get(&app.store, &cache_key(app, request, is_installer)).ok()??;
+    Some(respond(request, &page))
+}
+
+fn respond(request: &Request, page: &Arc<Page>) -> Response {
+    let is_known = request.headers.get("if-none-match").is_some_and(|tags| {
+        tags.split(',')
+            .any(|tag| tag.trim().trim_start_matches("W/") == page.etag || tag.trim() == "*")
+    });
+    let response = Response::new(if is_known { 304 } else { 200 })
+        .with_header("ETag", page.etag.clone())
+        .with_header("Vary", "Accept, Accept-Encoding, User-Agent")
+        .with_header("Cache-Control", "max-age=0, must-revalidate")
+        .with_header(crate::replication::wire::SERIAL, page.serial().to_string());
+    if is_known {
+        return response;
+    }
+    let response = response
+        .with_header("Content-Type", page.content_type)
+        .with_body(Body::Shared(page.body.clone()));
+    if page.is_gzip { response.with_header("Content-Encoding", "gzip") } else { response }
+}
+
+/// Keeps a fresh page and answers with it.
+fn keep(
+    app: &App,
+    request: &Request,
+    text: String,
+    sources: Vec<(String, Option<Serial>)>,
+    serial: Option<Serial>,
+) -> Result<Response> {
+    let is_gzip = takes_gzip(request) && text.len() >= GZIP_BYTES_MIN;
+    let body = if is_gzip { gzip(text.as_bytes())? } else { text.into_bytes() };
+    let page = Page::new(body, Form::of(request).content_type(), is_gzip, sources, serial);
+    let page = Arc::new(page);
+    app.pages.put(cache_key(app, request, ask::is_installer(request)), page.clone());
+    Ok(respond(request, &page))
+}
+
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}
+
+/// A redirect to the address with the project in normal form; `None` if it is.
+pub fn to_normal(
+    app: &App,
+    request: &Request,
+    name: &IndexName,
+    below: &str,
+    spelling: &str,
+) -> Option<Response> {
+    if ProjectName::is_normal(spelling) || !spelling.is_ascii() {
+        return None;
+    }
+    let base = ask::base_url(request, app.config.outside_url.as_deref());
+    let path = request.path();
+    let tail = match path.trim_end_matches('/').rsplit_once('/') {
+        // A version may follow the project.
+        Some((_, last)) if below.is_empty() && path.trim_matches('/').split('/').count() == 4 => {
+            format!("/{last}")
+        }
+        _ => String::new(),
+    };
+    let slash = if path.ends_with('/') || !below.is_empty() { "/" } else { "" };
+    let query =
+        if request.query().is_empty() { String::new() } else { format!("?{}", request.query()) };
+    let project = ProjectName::new(spelling);
+    Some(ask::redirect(format!("{base}/{name}{below}/{project}{tail}{slash}{query}")))
+}
+
+/// A redirect of people to the address with a slash at its end.
+fn to_slash(app: &App, request: &Request, path: &str) -> Option<Response> {
+    let is_direct = request.path().ends_with('/')
+        || ask::is_installer(request)
+        || Form::of(request) == Form::Json;
+    let base = ask::base_url(request, app.config.outside_url.as_deref());
+    (!is_direct).then(|| ask::redirect(format!("{base}/{path}/")))
+}
+
+/// `GET /U/I/+simple/`: the projects of an index and its bases.
+///
+/// # Errors
+/// `Kind::NotFound` if there is no such index.
+pub fn list(app: &App, request: &Request, name: &IndexName) -> Result<Response> {
+    let txn = app.store.read()?;
+    let index = index::require(&txn, name)?;
+    let is_simple = request.path().contains("/+simple");
+    if is_simple && let Some(redirect) = to_slash(app, request, &format!("{name}/+simple")) {
+        return Ok(at(txn.serial(), redirect));
+    }
+    let mut sources = vec![source(&txn, User(name.user()).path())?];
+    if index.is_mirror() {
+        return Err(super::unsupported("mirrors"));
+    }
+    for index in stage::resolution_order(&txn, index.clone())? {
+        sources.push(source(&txn, User(index.name.user()).path())?);
+        sources.push(source(&txn, Projects(&index.name).path())?);
+    }
+    let names = stage::all_projects(&txn, index)?;
+    let serial = txn.serial();
+    drop(txn);
+    let text = match Form::of(request) {
+        Form::Html => draw::list_html(&names, &list_prefix(app, request, name)),
+        Form::Json => draw::list_json(&names),
+    };
+    keep(app, request, text, sources, serial)
+}
+
+/// What makes the address of a project's page out of its name, seen from the list's own address.
+fn list_prefix(app: &App, request: &Request, name: &IndexName) -> String {
+    if let Some(base) = absolute_base(app, request) {
+        return format!("{base}/{name}/+simple/");
+    }
+    format!("{}{name}/+simple/", to_root(request.path()))
+}
+
+/// The relative way from an address to the root.
+fn to_root(path: &str) -> String {
+    "../".repeat(path.matches('/').count().saturating_sub(1))
+}
+
+fn source(txn: &ReadTxn, path: String) -> Result<(String, Option<Serial>)> {
+    let serial = txn.touched(&path)?;
+    Ok((path, serial))
+}
+
+/// `GET /U/I/+simple/P/`: the files of a project.
+///
+/// # Errors
+/// `Kind::NotFound` if neither the index nor a base knows the project.
+pub fn project(app: &App, request: &Request, name: &IndexName, spelling: &str) -> Result<Response> {
+    if !spelling.is_ascii() {
+        return Err(Error::invalid("unicode project names not allowed"));
+    }
+    let is_simple = request.path().contains("/+simple/");
+    let below = if is_simple { "/+simple" } else { "" };
+    if let Some(redirect) = to_normal(app, request, name, below, spelling) {
+        return Ok(redirect);
+    }
+    let project = ProjectName::new(spelling);
+    if is_simple
+        && let Some(redirect) = to_slash(app, request, &format!("{name}/+simple/{project}"))
+    {
+        return Ok(redirect);
+    }
+    let txn = app.store.read()?;
+    let index = index::require(&txn, name)?;
+    let order = stage::resolution_order(&txn, index.clone())?;
+    let sources = project_sources(&txn, &order, &project)?;
+    let Some(page) = links::page(&txn, index, &project)? else {
+        return Err(match order.iter().any(Index::is_mirror) {
+            true => super::unsupported("mirrors"),
+            false => Error::not_found(format!("The project {project} does not exist.")),
+        });
+    };
+    let serial = txn.serial();
+    drop(txn);
+    let prefix = match absolute_base(app, request) {
+        Some(base) => format!("{base}/"),
+        None => to_root(request.path()),
+    };
+    let look = Look {
+        prefix: &prefix,
+        for_people: !ask::is_installer(request),
+        with_metadata: app.config.enable_core_metadata,
+    };
+    let text = match Form::of(request) {
+        Form::Html => draw::project_html(project.as_str(), &page, &look),
+        Form::Json => draw::project_json(project.as_str(), &page, &look),
+    };
+    keep(app, request, text, sources, serial)
+}
+
+fn project_sources(
+    txn: &ReadTxn,
+    order: &[Index],
+    project: &ProjectName,
+) -> Result<Vec<(String, Option<Serial>)>> {
+    let mut sources = Vec::new();
+    for index in order {
+        sources.push(source(txn, User(index.name.user()).path())?);
+        sources.push(source(txn, Versions(&index.name, project).path())?);
+        sources.push(source(txn, SimpleLinks(&index.name, project).path())?);
+        for base in index.bases() {
+            sources.push(source(txn, User(base.user()).path())?);
+        }
+    }
+    sources.sort();
+    sources.dedup();
+    Ok(sources)
+}
+
+/// `POST /U/I/+simple/P/refresh`: a stage has nothing to refresh; the page is shown again.
+///
+/// # Errors
+/// `Kind::NotFound` if there is no such index.
+pub fn refresh(app: &App, request: &Request, name: &IndexName, spelling: &str) -> Result<Response> {
+    let txn = app.store.read()?;
+    let index = index::require(&txn, name)?;
+    if stage::resolution_order(&txn, index)?.iter().any(Index::is_mirror) {
+        return Err(super::unsupported("refreshing mirrors"));
+    }
+    let base = ask::base_url(request, app.config.outside_url.as_deref());
+    let project = ProjectName::new(spelling);
+    let address = match request.path().contains("/+simple/") {
+        true => format!("{base}/{name}/+simple/{project}/"),
+        false => format!("{base}/{name}/{project}"),
+    };
+    Ok(at(txn.serial(), ask::redirect(address)))
+}

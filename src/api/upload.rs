@@ -1,0 +1,188 @@
+//! Upload forms: `POST /U/I/` with `:action`.
+//!
+//! The reason for a refusal stands in the status line too: devpi-client shows nothing else, and twine shows it first
+//! (spec/http-api.md 1.5).
+
+use std::io::Read as _;
+
+use crate::digest::Hasher;
+use crate::error::{Error, Kind, Result};
+use crate::http::multipart::{self, Form};
+use crate::http::request::Request;
+use crate::http::response::{Response, status};
+use crate::model::acl::{Identity, Permission};
+use crate::model::index::{self, Index};
+use crate::model::metadata::{self, Submission};
+use crate::model::upload::{self as model, NewFile, Upload};
+use crate::names::{IndexName, UserName};
+use crate::serial::Serial;
+use crate::store::blobs::Staged;
+use crate::store::key::FilePath;
+
+use super::{App, ask, at, auth};
+
+/// The longest form that is not multipart.
+const URLENCODED_BYTES_MAX: u64 = 32 << 20;
+
+/// A form as it was read: text fields, and the file on disk.
+#[derive(Default)]
+struct ReadForm {
+    fields: Vec<(String, String)>,
+    file: Option<(String, Staged)>,
+}
+
+/// `POST /U/I/`: registers, or stores a file.
+///
+/// # Errors
+/// `Kind::NotFound` if there is no such stage; otherwise refusals are answers with the reason in the status line.
+pub fn submit(app: &App, mut request: Request, name: &IndexName) -> Result<Response> {
+    let index = index::require(&app.store.read()?, name)?;
+    if index.is_mirror() {
+        return Err(Error::not_found("cannot submit to mirror index"));
+    }
+    let is_json = ask::is_json(&request);
+    let done =
+        permit(app, &request, &index).and_then(|who| perform(app, &mut request, &index, &who));
+    let (reason, serial) = match done {
+        Ok(done) => done,
+        Err(error) if error.kind == Kind::Internal => return Err(error),
+        Err(error) => return Ok(refusal(&error, is_json)),
+    };
+    let response = at(serial, Response::bytes(200, "text/html; charset=utf-8", Vec::new()));
+    Ok(match reason {
+        Some(reason) => response.with_reason(reason),
+        None => response,
+    })
+}
+
+fn refusal(error: &Error, is_json: bool) -> Response {
+    let mut response = ask::failure(error, is_json);
+    response.reason = Some(error.message.clone());
+    debug_assert_eq!(response.status, status(error.kind));
+    response
+}
+
+fn permit(app: &App, request: &Request, index: &Index) -> Result<Identity> {
+    let who = auth::identify(app, request)?;
+    if app.policy.allows(&who, Permission::Upload(index)) {
+        return Ok(who);
+    }
+    Err(match who {
+        Identity::Anonymous => Error::unauthorized("authentication is required to submit"),
+        Identity::User(_) => Error::forbidden("no permission to submit"),
+    })
+}
+
+/// What an upload came to: a reason phrase other than the usual one, and the serial.
+type Done = (Option<&'static str>, Option<Serial>);
+
+fn perform(app: &App, request: &mut Request, index: &Index, who: &Identity) -> Result<Done> {
+    let form = read_form(app, request)?;
+    let action =
+        form.fields.iter().find(|(name, _)| name == ":action").map(|(_, value)| value.as_str());
+    match action {
+        Some("submit") => {
+            let submission = Submission::parse(&form.fields)?;
+            let ((), serial) = app.writer()?.write(|txn| {
+                let index = index::require(txn, &index.name)?;
+                model::register(txn, &index, &submission)
+            })?;
+            Ok((None, serial))
+        }
+        Some("file_upload") => store_file(app, form, index, who.user()),
+        Some("doc_upload") => Err(super::unsupported("documentation")),
+        None | Some("") => Err(match request.headers.get("content-type") {
+            Some(kind) if kind.contains("json") => super::unsupported("push"),
+            _ => Error::invalid("Bad request: could not decode json"),
+        }),
+        Some(other) => Err(Error::invalid(format!("action '{other}' not supported"))),
+    }
+}
+
+fn read_form(app: &App, request: &mut Request) -> Result<ReadForm> {
+    let content_type = request.headers.get("content-type").unwrap_or_default().to_owned();
+    let mut body = request.take_body();
+    let mut read = ReadForm::default();
+    if !multipart::is_multipart(&content_type) {
+        if multipart::is_urlencoded(&content_type) {
+            let mut bytes = Vec::new();
+            body.take(URLENCODED_BYTES_MAX)
+                .read_to_end(&mut bytes)
+                .map_err(|e| Error::invalid("the body broke off").caused_by(e))?;
+            read.fields = multipart::urlencoded(&bytes);
+        }
+        return Ok(read);
+    }
+    let mut form = Form::new(&content_type, &mut *body)?;
+    while let Some(mut part) = form.next()? {
+        match part.filename().map(str::to_owned) {
+            None => {
+                let name = part.name().to_owned();
+                read.fields.push((name, part.text()?));
+            }
+            Some(file_name) if part.name() == "content" && read.file.is_none() => {
+                let hasher = hasher_for(&read.fields);
+                let staged =
+                    app.store.blobs().stage(&mut part, hasher, app.config.body_bytes_max)?;
+                read.file = Some((file_name, staged));
+            }
+            // A signature or an attestation may come as a file too; it is not kept.
+            Some(_) => (),
+        }
+    }
+    Ok(read)
+}
+
+/// The sums that the form names so far; all if it names none, since they may come after the file.
+fn hasher_for(fields: &[(String, String)]) -> Hasher {
+    let names = |name: &str| fields.iter().any(|(n, v)| n == name && !v.is_empty());
+    if names("sha256_digest") && !names("md5_digest") && !names("blake2_256_digest") {
+        return Hasher::new();
+    }
+    Hasher::with_all()
+}
+
+fn store_file(app: &App, form: ReadForm, index: &Index, who: Option<&UserName>) -> Result<Done> {
+    let (name, staged) = form.file.ok_or_else(|| Error::invalid("content file field not found"))?;
+    let submission = Submission::parse(&form.fields)?;
+    metadata::check_file_name(&name, &submission)?;
+    check_digests(&form.fields, &staged)?;
+    let blobs = app.store.blobs();
+    let metadata = match metadata::of_wheel(&name, staged.open()?) {
+        Some(bytes) => Some(blobs.stage(&mut bytes.as_slice(), Hasher::new(), u64::MAX)?),
+        None => None,
+    };
+    let path = FilePath::of_digest(&index.name, &staged.sums.sha256.hex(), &name)?;
+    blobs.prepare(&path)?;
+    let file = NewFile { name, staged, metadata };
+    let (outcome, serial) = app.writer()?.write(|txn| {
+        let index = index::require(txn, &index.name)?;
+        model::store_file(txn, &index, &submission, file, who)
+    })?;
+    let reason = match outcome {
+        Upload::Stored => None,
+        Upload::AlreadyThere => Some("Upload of identical file to non volatile index."),
+    };
+    Ok((reason, serial))
+}
+
+fn check_digests(fields: &[(String, String)], staged: &Staged) -> Result<()> {
+    let sums = &staged.sums;
+    let sha256 = sums.sha256.hex();
+    let known = [
+        ("sha256_digest", Some(sha256.as_str())),
+        ("md5_digest", sums.md5.as_deref()),
+        ("blake2_256_digest", sums.blake2_256.as_deref()),
+    ];
+    for (field, computed) in known {
+        let claimed = fields.iter().find(|(name, value)| name == field && !value.is_empty());
+        if let (Some((_, claimed)), Some(computed)) = (claimed, computed)
+            && !claimed.trim().eq_ignore_ascii_case(computed)
+        {
+            return Err(Error::invalid(format!(
+                "the file's {field} is {computed}, the form says {claimed}"
+            )));
+        }
+    }
+    Ok(())
+}
