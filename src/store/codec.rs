@@ -8,6 +8,8 @@
 mod entry;
 mod frame;
 mod json;
+#[cfg(test)]
+mod props;
 mod splice;
 mod value;
 mod walk;

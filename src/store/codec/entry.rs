@@ -44,9 +44,11 @@ impl<'a> RawEntry<'a> {
         let mut walker = Walker::new(bytes);
         let mut parser =
             Parser { bytes, change: None, changes: Vec::new(), files: Vec::new(), changes_end: 0 };
+        walker.skip_leaves();
         while let Some(op) = walker.read()? {
             parser.see(&walker, &op)?;
             walker.apply(&op)?;
+            walker.skip_leaves();
         }
         walker.finish()?;
         if parser.changes_end == 0 {

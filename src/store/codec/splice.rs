@@ -17,6 +17,7 @@ fn outline<'a>(
     mut see: impl FnMut(&[Item], usize, &Op<'a>) -> Result<()>,
 ) -> Result<()> {
     let mut walker = Walker::new(bytes);
+    walker.skip_leaves();
     while let Some(op) = walker.read()? {
         let is_outermost = match op {
             Op::Put => walker.stack().len() == 3,
@@ -27,6 +28,7 @@ fn outline<'a>(
             see(walker.stack(), walker.begin(), &op)?;
         }
         walker.apply(&op)?;
+        walker.skip_leaves();
     }
     let kind = walker.finish()?.kind;
     if kind == expected {
@@ -288,10 +290,12 @@ mod tests {
     #[ignore = "a measurement: run it in release with --nocapture"]
     fn a_thousand_links_are_scanned_fast() {
         let bytes = encode(&links(1000));
-        let start = std::time::Instant::now();
-        for _ in 0..100 {
+        let mut best = std::time::Duration::MAX;
+        for _ in 0..500 {
+            let start = std::time::Instant::now();
             assert!(dict_get_raw(&bytes, "requires_python").expect("a dict").is_some());
+            best = best.min(start.elapsed());
         }
-        println!("{} bytes, {:?} each", bytes.len(), start.elapsed() / 100);
+        println!("{} bytes in {best:?} at best", bytes.len());
     }
 }

@@ -93,8 +93,10 @@ pub enum TopType {
 /// `Kind::Invalid` if the bytes are not exactly one value.
 pub fn top_type(bytes: &[u8]) -> Result<TopType> {
     let mut walker = Walker::new(bytes);
+    walker.skip_leaves();
     while let Some(op) = walker.read()? {
         walker.apply(&op)?;
+        walker.skip_leaves();
     }
     walker.finish().map(|item| item.kind)
 }
@@ -187,6 +189,28 @@ impl<'a> Walker<'a> {
             None => return Err(self.bad("an unknown opcode")),
         };
         self.op(code, operand).map(Some)
+    }
+
+    /// Takes the plain values that come next at once, for those who look at containers only. What is not in order is
+    /// left for `read` to say.
+    pub fn skip_leaves(&mut self) {
+        while let Some((code, rest)) = self.bytes[self.at..].split_first() {
+            let (kind, number, size) = match *code {
+                INT => match rest.first_chunk() {
+                    Some(number) => (TopType::Int, Some(i32::from_be_bytes(*number)), 4),
+                    None => return,
+                },
+                STR => match rest.first_chunk().and_then(|size| length(*size)) {
+                    Some(size) if is_text(rest.get(4..4 + size)) => (TopType::Str, None, 4 + size),
+                    _ => return,
+                },
+                NONE => (TopType::None, None, 0),
+                TRUE | FALSE => (TopType::Bool, None, 0),
+                _ => return,
+            };
+            self.stack.push(Item { start: self.at, kind, number, depth: 0, is_hashable: true });
+            self.at += 1 + size;
+        }
     }
 
     fn op(&self, code: u8, operand: &'a [u8]) -> Result<Op<'a>> {
@@ -347,9 +371,14 @@ impl<'a> Walker<'a> {
     }
 
     /// An error that says where.
+    #[cold]
     pub fn bad(&self, what: &str) -> Error {
         Error::invalid(format!("{what} at byte {} of encoded data", self.begin))
     }
+}
+
+fn is_text(bytes: Option<&[u8]>) -> bool {
+    bytes.is_some_and(|bytes| std::str::from_utf8(bytes).is_ok())
 }
 
 /// The operand as an array; opcodes with a fixed operand come with as many bytes.
