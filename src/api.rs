@@ -184,7 +184,7 @@ fn dispatch(app: &Arc<App>, request: Request) -> Result<Reply> {
     }
 }
 
-fn handle(app: &Arc<App>, request: Request, route: Route) -> Result<Reply> {
+fn handle(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
     let now = |response: Result<Response>| response.map(Reply::Now);
     match route {
         Route::Root => now(users::list(app)),
@@ -210,7 +210,7 @@ fn handle(app: &Arc<App>, request: Request, route: Route) -> Result<Reply> {
         Route::Refresh(index, project) => now(simple::refresh(app, &request, &index, &project)),
         Route::File(FileVerb::Get, path) => files::get(app, &request, &path),
         Route::File(FileVerb::Delete, path) => now(files::delete(app, &request, &path)),
-        Route::File(FileVerb::Result, _) => Err(unsupported("test results")),
+        Route::File(FileVerb::Result, path) => now(upload::result(app, &mut request, &path)),
         Route::Metadata(wheel) => files::metadata(app, &request, &wheel),
         Route::Project(verb, index, project) => now(match verb {
             Verb::Delete => projects::delete(app, &request, &index, &project),
@@ -265,16 +265,20 @@ fn at(serial: Option<Serial>, response: Response) -> Response {
     response.with_header(wire::SERIAL, Serial::wire(serial).to_string())
 }
 
-/// Reads a JSON body; an empty one is an empty object.
-fn json_body(request: &mut Request) -> Result<Json> {
+/// Reads a body that is worked on as a whole.
+fn body_bytes(request: &mut Request) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let body = request.take_body();
-    body.take(JSON_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| Error::invalid("the body broke off").caused_by(e))?;
+    let broken = |e| Error::invalid("the body broke off").caused_by(e);
+    request.take_body().take(JSON_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(broken)?;
     if bytes.len() as u64 > JSON_BYTES_MAX {
         return Err(Error::new(Kind::TooLarge, "the JSON body is too large"));
     }
+    Ok(bytes)
+}
+
+/// Reads a JSON body; an empty one is an empty object.
+fn json_body(request: &mut Request) -> Result<Json> {
+    let bytes = body_bytes(request)?;
     if bytes.is_empty() {
         return Ok(Json::Object(Default::default()));
     }

@@ -3,7 +3,9 @@
 //! and values.
 
 pub mod acl;
+pub mod attach;
 pub mod delete;
+pub mod files;
 pub mod index;
 pub mod links;
 pub mod metadata;

@@ -11,10 +11,11 @@ use crate::http::multipart::{self, Form};
 use crate::http::request::Request;
 use crate::http::response::{Response, status};
 use crate::model::acl::{Identity, Permission};
+use crate::model::attach;
 use crate::model::index::{self, Index};
 use crate::model::metadata::{self, Submission};
 use crate::model::upload::{self as model, NewFile, Upload};
-use crate::names::{IndexName, UserName};
+use crate::names::{IndexName, NAME_BYTES_MAX, ProjectName, UserName, Version};
 use crate::serial::Serial;
 use crate::store::blobs::Staged;
 use crate::store::key::FilePath;
@@ -90,7 +91,7 @@ fn perform(app: &App, request: &mut Request, index: &Index, who: &Identity) -> R
             Ok((None, serial))
         }
         Some("file_upload") => store_file(app, form, index, who.user()),
-        Some("doc_upload") => Err(super::unsupported("documentation")),
+        Some("doc_upload") => store_doc(app, form, index, who.user()),
         None | Some("") => Err(match request.headers.get("content-type") {
             Some(kind) if kind.contains("json") => super::unsupported("push"),
             _ => Error::invalid("Bad request: could not decode json"),
@@ -159,11 +160,63 @@ fn store_file(app: &App, form: ReadForm, index: &Index, who: Option<&UserName>) 
         let index = index::require(txn, &index.name)?;
         model::store_file(txn, &index, &submission, file, who)
     })?;
-    let reason = match outcome {
+    Ok((reason(outcome), serial))
+}
+
+fn store_doc(app: &App, form: ReadForm, index: &Index, who: Option<&UserName>) -> Result<Done> {
+    let text =
+        |key: &str| form.fields.iter().find(|(name, value)| name == key && !value.is_empty());
+    let (_, name) = text("name").ok_or_else(|| Error::invalid("doczip has no project name"))?;
+    check_project(name)?;
+    let version = text("version").map(|(_, version)| Version::parse(version)).transpose()?;
+    let (_, zip) = form.file.ok_or_else(|| Error::invalid("content file field not found"))?;
+    let (outcome, serial) = app.writer()?.write(|txn| {
+        let index = index::require(txn, &index.name)?;
+        let version = match version {
+            Some(version) => version,
+            None => attach::newest_version(txn, &index, &ProjectName::new(name))?,
+        };
+        attach::store_doc(txn, &index, (name, &version), zip, who)
+    })?;
+    Ok((reason(outcome), serial))
+}
+
+fn check_project(name: &str) -> Result<()> {
+    if ProjectName::new(name).as_str().len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::invalid("the project's name is too long"))
+}
+
+fn reason(outcome: Upload) -> Option<&'static str> {
+    match outcome {
         Upload::Stored => None,
         Upload::AlreadyThere => Some("Upload of identical file to non volatile index."),
-    };
-    Ok((reason, serial))
+    }
+}
+
+/// `POST` of a test result to the address of a release file.
+///
+/// # Errors
+/// `Kind::Forbidden`; `Kind::Invalid` if it is no JSON; `Kind::NotFound` if there is no such file.
+pub fn result(app: &App, request: &mut Request, file: &FilePath) -> Result<Response> {
+    let who = auth::identify(app, request)?;
+    let index = index::require(&app.store.read()?, &IndexName::parse(file.index())?)?;
+    if !app.policy.allows(&who, Permission::UploadResult(&index)) {
+        return Err(Error::forbidden(
+            "No permission to upload tox results. You can use the devpi test --no-upload option to skip the upload.",
+        ));
+    }
+    let bytes = super::body_bytes(request)?;
+    serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+        .map_err(|_| Error::invalid("the test result is no JSON"))?;
+    let staged = app.store.blobs().stage(&mut bytes.as_slice(), Hasher::new(), u64::MAX)?;
+    let spec = staged.sums.sha256.hash_spec();
+    let (path, serial) = app.writer()?.write(|txn| {
+        let index = index::require(txn, &index.name)?;
+        attach::store_result(txn, &index, file, staged, who.user())
+    })?;
+    Ok(at(serial, ask::result(200, "toxresultpath", format!("{path}#{spec}").into())))
 }
 
 fn check_digests(fields: &[(String, String)], staged: &Staged) -> Result<()> {

@@ -60,6 +60,8 @@ pub enum Permission<'a> {
     IndexModify(&'a IndexName),
     /// Upload to an index, or push to it.
     Upload(&'a Index),
+    /// Upload a test result to an index.
+    UploadResult(&'a Index),
     /// Delete files, versions and projects of an index.
     DeleteEntries(&'a Index),
 }
@@ -90,6 +92,7 @@ impl Policy {
                 listed.unwrap_or_else(|| who.is(index.user()) || who.is_root())
             }
             Permission::Upload(index) => who.is_in(&index.acl_upload()),
+            Permission::UploadResult(index) => who.is_in(&index.acl_toxresult_upload()),
             Permission::DeleteEntries(index) => {
                 who.is_in(&index.acl_upload())
                     || listed.unwrap_or_else(|| who.is(index.name.user()) || who.is_root())

@@ -9,6 +9,7 @@ use crate::store::key;
 use crate::store::record::Dict;
 use crate::store::txn::{Read, WriteTxn};
 
+use super::acl::ANONYMOUS;
 use super::settings::{self, Type};
 use super::{delete, user};
 
@@ -33,6 +34,13 @@ impl Index {
     /// Who may upload.
     pub fn acl_upload(&self) -> Vec<&str> {
         self.config.texts("acl_upload")
+    }
+    /// Who may upload test results; everybody where it does not say.
+    pub fn acl_toxresult_upload(&self) -> Vec<&str> {
+        match self.config.get("acl_toxresult_upload") {
+            Some(_) => self.config.texts("acl_toxresult_upload"),
+            None => vec![ANONYMOUS],
+        }
     }
     /// The bases, in order; those that are no name of an index are left out.
     pub fn bases(&self) -> Vec<IndexName> {

@@ -29,6 +29,11 @@ pub fn http_date(now: SystemTime) -> String {
     httpdate::fmt_http_date(now)
 }
 
+/// `20261122235904`, as in the names of test results.
+pub fn digits(now: SystemTime) -> String {
+    civil(now).strftime("%Y%m%d%H%M%S").to_string()
+}
+
 /// An HTTP date as PEP 700 wants it: `2026-11-22T23:59:04Z`.
 pub fn upload_time(http_date: &str) -> Option<String> {
     httpdate::parse_http_date(http_date).ok().map(stamp)

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::names::UserName;
+use crate::names::{ProjectName, UserName, Version};
 use crate::store::blobs::Staged;
 use crate::store::codec::{self, Value};
 use crate::store::key::{self, FilePath, Key};
@@ -14,7 +14,7 @@ use crate::store::txn::{Read, WriteTxn};
 use super::index::Index;
 use super::metadata::Submission;
 use super::release::{self, Rel, ReleaseLink};
-use super::{delete, time};
+use super::{delete, files, time};
 
 /// A file on disk that waits to be stored.
 pub struct NewFile {
@@ -51,7 +51,7 @@ pub fn register(txn: &mut WriteTxn<'_>, index: &Index, submission: &Submission) 
                 release::set_links(&mut record, links);
             }
         }
-        None => add_version(txn, index, submission)?,
+        None => add_version(txn, index, project, version)?,
     }
     let asks_for = |record: &Dict| record.text("requires_python").unwrap_or_default().to_owned();
     if held.as_ref().is_some_and(|held| asks_for(held) != asks_for(&record)) {
@@ -89,7 +89,7 @@ pub fn store_file(
     let now = SystemTime::now();
     if let Some(at) = replaced {
         if !index.is_volatile() {
-            return settle(&links[at], &file);
+            return settle(&links[at], &file.name, file.staged.sums.sha256);
         }
         let count = Value::Int(links[at].overwrites() + 1);
         log.push(release::log_item("overwrite", None, time::six_tuple(now), ("count", count)));
@@ -99,13 +99,13 @@ pub fn store_file(
     let had_python = record.text("requires_python").map(str::to_owned);
     submission.write_over(&mut record);
     if held.is_none() {
-        add_version(txn, index, submission)?;
+        add_version(txn, index, project, version)?;
     }
     let dst = ("dst", Value::from(index.name.to_string()));
     log.push(release::log_item("upload", who, time::six_tuple(now), dst));
     let path = FilePath::of_digest(&index.name, &file.staged.sums.sha256.hex(), &file.name)?;
     let digest = file.staged.sums.sha256;
-    links.push(new_link(&path, digest, log));
+    links.push(files::new_link(Rel::ReleaseFile, &path, digest, log));
     release::set_links(&mut record, links);
     let python = record.text("requires_python").unwrap_or_default().to_owned();
     if replaced.is_some() || held.is_some() && had_python.as_deref() != Some(&python) {
@@ -137,7 +137,7 @@ fn append_file(
     let path = FilePath::of_digest(&index.name, &digest.hex(), &file.name)?;
     let dst = ("dst", Value::from(index.name.to_string()));
     let log = vec![release::log_item("upload", who, time::six_tuple(now), dst)];
-    let link = codec::encode(&new_link(&path, digest, log).0.into_value());
+    let link = codec::encode(&files::new_link(Rel::ReleaseFile, &path, digest, log).0.into_value());
     let Some((record, python)) = release::append_link(&held, submission.given(), &link) else {
         return Ok(None);
     };
@@ -147,15 +147,19 @@ fn append_file(
 }
 
 /// What becomes of an upload over a file on an index that does not overwrite.
-fn settle(held: &ReleaseLink, offered: &NewFile) -> Result<Upload> {
-    if held.0.text("hash_spec") == Some(&offered.staged.sums.sha256.hash_spec()) {
+pub(super) fn settle(held: &ReleaseLink, name: &str, offered: Digest) -> Result<Upload> {
+    if held.0.text("hash_spec") == Some(&offered.hash_spec()) {
         return Ok(Upload::AlreadyThere);
     }
-    Err(Error::conflict(format!("{} already exists in non-volatile index", offered.name)))
+    Err(Error::conflict(format!("{name} already exists in non-volatile index")))
 }
 
-fn add_version(txn: &mut WriteTxn<'_>, index: &Index, submission: &Submission) -> Result<()> {
-    let (project, version) = (&submission.project, &submission.version);
+pub(super) fn add_version(
+    txn: &mut WriteTxn<'_>,
+    index: &Index,
+    project: &ProjectName,
+    version: &Version,
+) -> Result<()> {
     let versions = key::Versions(&index.name, project);
     if !txn.has(&versions)? {
         txn.insert_name(&key::Projects(&index.name), project.as_str())?;
@@ -164,22 +168,6 @@ fn add_version(txn: &mut WriteTxn<'_>, index: &Index, submission: &Submission) -
     Ok(())
 }
 
-fn new_link(path: &FilePath, digest: Digest, log: Vec<Value>) -> ReleaseLink {
-    let mut link = Dict::new();
-    link.set("rel", Rel::ReleaseFile.as_str());
-    link.set("entrypath", path.as_str());
-    link.set("hash_spec", digest.hash_spec());
-    link.set("hashes", hashes(digest));
-    link.set("_log", Value::List(log));
-    ReleaseLink(link)
-}
-
-fn hashes(digest: Digest) -> Dict {
-    Dict(vec![("sha256".to_owned(), digest.hex().into())])
-}
-
-/// Writes the record of a file and has its bytes put in place. The fields `size` and `metadata_sha256` are ours;
-/// other servers pass them over.
 fn put_file(
     txn: &mut WriteTxn<'_>,
     submission: &Submission,
@@ -187,21 +175,8 @@ fn put_file(
     file: NewFile,
     now: SystemTime,
 ) -> Result<()> {
-    let sums = &file.staged.sums;
-    let mut record = Dict::new();
-    record.set("last_modified", time::http_date(now));
-    record.set("hash_spec", sums.sha256.hash_spec());
-    record.set("hashes", hashes(sums.sha256));
-    record.set("project", submission.project.as_str());
-    record.set("version", submission.version.as_str());
-    record.set("size", Value::int(i64::try_from(sums.size_bytes).unwrap_or(i64::MAX)));
-    if let Some(metadata) = file.metadata {
-        record.set("metadata_sha256", metadata.sums.sha256.hex());
-        txn.add_file(path.sibling(&format!("{}.metadata", path.name()))?, metadata);
-    }
-    txn.set(&key::File(&path), &record);
-    txn.add_file(path, file.staged);
-    Ok(())
+    let of = files::Of { project: &submission.project, version: &submission.version };
+    files::put(txn, &of, path, file.staged, file.metadata, now)
 }
 
 /// Adds a link to the simple page: by splicing its bytes, so that a long page costs little more than a short one.
