@@ -1,0 +1,10 @@
+//! Replication between stores in one process: what a master answers, what a replica makes of it, and of a master
+//! that lies, stalls, or goes away.
+
+mod faults;
+mod files;
+mod follow;
+mod modes;
+mod polls;
+mod relay;
+mod rig;
