@@ -3,7 +3,7 @@
 //! A file that cannot be fetched is a fact about that file: it is tried again later, and others go on. Only when the
 //! master itself is away do all wait, and no file is blamed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,10 +23,8 @@ use super::files::{Files, Outcome};
 const RETRY: (Duration, Duration, f64) = (Duration::from_secs(11), Duration::from_secs(3600), 1.5);
 /// The first pause when the master is away, and the longest.
 const AWAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// A file at which the master went away so often in a row makes room for others.
-const SUSPECT_TIMES: u32 = 3;
-/// For how long it does.
-const SUSPECT_PAUSE: Duration = Duration::from_secs(60);
+/// So many files at which the master went away are passed over before they get another turn.
+const SUSPECTS_MAX: usize = 100;
 /// The longest sleep of the queue; it is woken by commits, by results, and by the puller.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
@@ -66,7 +64,7 @@ impl Fetcher {
                 limit: 2 * count,
                 busy: BTreeSet::new(),
                 away: None,
-                suspects: BTreeMap::new(),
+                suspects: BTreeSet::new(),
                 times: times.clone(),
                 stop: stop.clone(),
             };
@@ -114,8 +112,8 @@ struct Queue {
     busy: BTreeSet<FilePath>,
     /// While the master is away: when to try again, and the pause that led to it.
     away: Option<(Instant, Duration)>,
-    /// Files at which the master went away, with how often.
-    suspects: BTreeMap<FilePath, u32>,
+    /// Files at which the master went away: others come first, in case one of them is the reason.
+    suspects: BTreeSet<FilePath>,
     times: Arc<Mutex<Times>>,
     stop: Stop,
 }
@@ -155,7 +153,11 @@ impl Queue {
         if room == 0 {
             return Ok(SLEEP_MAX);
         }
-        let due = self.files.store().wanted(room, &self.busy)?;
+        let mut due = self.files.store().wanted(room, &(&self.busy | &self.suspects))?;
+        if due.is_empty() && !self.suspects.is_empty() {
+            self.suspects.clear();
+            due = self.files.store().wanted(room, &self.busy)?;
+        }
         self.note_time(due.is_empty());
         let is_more = due.len() == room;
         for wanted in due {
@@ -196,7 +198,6 @@ impl Queue {
         }
         if !matches!(outcome, Outcome::Away(_)) {
             self.away = None;
-            self.suspects.clear();
         }
         let writer = self.files.writer();
         let noted = match outcome {
@@ -213,27 +214,28 @@ impl Queue {
                 );
                 writer.fetch_failed(path, &reason, pause)
             }
-            Outcome::Away(reason) => self.wait_for_master(path, &reason),
+            Outcome::Away(reason) => {
+                log::debug!("{path} waits for the master: {reason}");
+                self.wait_for_master(path);
+                Ok(())
+            }
         };
         if let Err(error) = noted {
             log::error!("what became of {path} cannot be noted: {error}");
         }
     }
 
-    fn wait_for_master(&mut self, path: &FilePath, reason: &str) -> Result<()> {
+    fn wait_for_master(&mut self, path: &FilePath) {
         let now = Instant::now();
         // Several attempts may fail together; only the first of them makes the pause longer.
         if self.away.is_none_or(|(until, _)| until <= now) {
             let pause = self.away.map_or(AWAY.0, |(_, last)| (last * 2).min(AWAY.1));
             self.away = Some((now + pause, pause));
         }
-        let times = self.suspects.entry(path.clone()).or_default();
-        *times += 1;
-        if *times < SUSPECT_TIMES {
-            return Ok(());
+        if SUSPECTS_MAX <= self.suspects.len() {
+            self.suspects.clear();
         }
-        self.suspects.remove(path);
-        self.files.writer().fetch_failed(path, reason, SUSPECT_PAUSE)
+        self.suspects.insert(path.clone());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bringing one file from the master: asking for it, checking it against its record, putting it in place.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::http::client::{Answer, Timeouts};
@@ -107,8 +107,13 @@ impl Files {
         if kind.is_some_and(|kind| self.skip.has_type(kind)) {
             return Ok(Outcome::Gone("its index is of a type that is not replicated".to_owned()));
         }
+        let started = SystemTime::now();
         let answer = match self.ask(path) {
             Ok(answer) => answer,
+            // The master answered others meanwhile, so this file is what it cannot do.
+            Err(error) if self.link.known().answered_at.is_some_and(|at| started < at) => {
+                return Ok(Outcome::Failed(error.to_string()));
+            }
             Err(error) => return Ok(Outcome::Away(error.to_string())),
         };
         match answer.status {
