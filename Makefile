@@ -1,0 +1,73 @@
+# Everything that is done to this project from outside. `make help` prints the targets.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PYTHON ?= python3
+# Another program to run the demo and the client tests with; it is not built then.
+BINARY ?= $(TARGET)/release/twinpi
+BUILT := $(if $(filter command line environment,$(origin BINARY)),,build)
+CARGO_FLAGS := --locked
+STATIC := x86_64-unknown-linux-gnu
+RUN := $(TARGET)/run
+KILLS ?= 200
+export BINARY TWINPI_BINARY = $(abspath $(BINARY))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run build check test test-rust test-clients test-all test-model test-kill torture-kill compat map dist clean
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(BUILT) ## a master and a replica driven by real pip and twine (KEEP=1 leaves them running, BINARY=path runs another)
+	@KEEP="$(KEEP)" scripts/demo "$(BINARY)"
+
+run: build ## a master on loopback, port 3141, data below target/run
+	@mkdir -p -m 700 $(RUN)
+	@test -e $(RUN)/secret || $(BINARY) gen-secret --secretfile $(RUN)/secret
+	@test -e $(RUN)/data || $(BINARY) init --serverdir $(RUN)/data --no-root-pypi
+	$(BINARY) serve --serverdir $(RUN)/data --role master --secretfile $(RUN)/secret
+
+build: ## the release binary
+	cargo build --release $(CARGO_FLAGS)
+
+check: ## formatting, lints and documentation, warnings being errors
+	cargo fmt --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps --document-private-items
+
+test: test-rust test-clients ## unit and integration tests, then real pip, twine, uv and devpi-client
+
+test-rust:
+	cargo test $(CARGO_FLAGS)
+
+test-clients: $(BUILT)
+	"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients
+
+test-all: test-model test-kill demo ## what takes longer: the model check of the clock, a short kill loop, the demo
+
+test-model: ## the serial clock under a model checker that tries interleavings
+	RUSTFLAGS="--cfg shuttle" cargo test $(CARGO_FLAGS) --lib --target-dir $(TARGET)/shuttle -- serial::
+
+test-kill: $(BUILT) ## a short kill loop
+	$(PYTHON) tests/clients/kill_loop.py --master 6 --replica 6
+
+torture-kill: $(BUILT) ## kill -9 of master and replica during uploads, KILLS times each (default 200)
+	$(PYTHON) tests/clients/kill_loop.py --master $(KILLS) --replica $(KILLS)
+
+compat: ## the client tests against devpi-server itself: what they expect is what it does
+	$(PYTHON) -m venv $(TARGET)/devpi
+	$(TARGET)/devpi/bin/pip install --quiet --disable-pip-version-check devpi-server==6.20.3
+	TWINPI_BINARY="$(abspath $(TARGET)/devpi/bin/devpi-server)" \
+		"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients -m "not ours"
+
+map: ## the code map in ARCHITECTURE.md, from the sources
+	$(PYTHON) scripts/code-map
+
+dist: ## one static binary in dist/
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build $(CARGO_FLAGS) --profile dist --target $(STATIC) --target-dir $(TARGET)/static
+	mkdir -p dist
+	cp $(TARGET)/static/$(STATIC)/dist/twinpi dist/twinpi
+	scripts/check-static dist/twinpi
+
+clean: ## what was built, and the clients
+	cargo clean
+	rm -rf dist .venv
