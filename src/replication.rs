@@ -72,7 +72,7 @@ pub struct ReplicaOptions {
     pub skip_indexes: Vec<String>,
     /// Records the uuid of the master at the first contact.
     pub record_master: RecordMaster,
-    /// Is told when another master answers than the recorded one; the process must end with status 3.
+    /// Is told the uuid of a master that answers in place of the recorded one; the process must end with status 3.
     pub foreign_master: Box<dyn Fn(&str) + Send + Sync>,
     /// Makes the METADATA that lies beside a wheel.
     pub sidecar: Sidecar,
@@ -95,7 +95,11 @@ impl Replica {
     /// # Errors
     /// `Kind::Invalid` if certificates cannot be read; `Kind::Internal` if the system gives no thread.
     pub fn start(options: ReplicaOptions) -> Result<Arc<Self>> {
-        let client = Client::new(options.client)?;
+        let mut client = options.client;
+        if client.user_agent.is_empty() {
+            client.user_agent = format!("twinpi-replica/{}", wire::THIS_VERSION);
+        }
+        let client = Client::new(client)?;
         let outside_url = options.outside_url;
         let link = Arc::new(Link::new(
             client,

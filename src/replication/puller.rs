@@ -37,7 +37,7 @@ pub type RecordMaster = Box<dyn Fn(&str) -> Result<()> + Send + Sync>;
 pub struct Hooks {
     /// Called at the first contact.
     pub record_master: RecordMaster,
-    /// Ends the process with the status for a foreign master: nothing of it may be applied.
+    /// Is told the uuid of a foreign master, of which nothing may be applied, and ends the process.
     pub foreign_master: Box<dyn Fn(&str) + Send + Sync>,
     /// Whether the bytes of a file are to be fetched.
     pub wants: Box<dyn Fn(&FilePath) -> bool + Send + Sync>,
@@ -173,8 +173,8 @@ impl Puller {
             self.link.describe()
         );
         log::error!("{message}");
-        self.link.note(|known| known.trouble = Some(message.clone()));
-        (self.hooks.foreign_master)(&message);
+        self.link.note(|known| known.trouble = Some(message));
+        (self.hooks.foreign_master)(uuid);
         Ok(false)
     }
 

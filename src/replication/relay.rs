@@ -145,7 +145,8 @@ impl Relay {
         } else {
             let status = if error.kind == Kind::Timeout { 504 } else { 502 };
             let message = format!(
-                "the outcome is unknown: the request was sent and no answer came; look before repeating it: {master}: {error}"
+                "the outcome is unknown: the request was sent and no answer came; look before repeating it: \
+                 {master}: {error}"
             );
             failure(status, &message)
         };
