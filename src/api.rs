@@ -34,7 +34,7 @@ use crate::secret::LoginTokens;
 use crate::serial::Serial;
 use crate::store::{Store, Writer};
 
-use cache::PageCache;
+use cache::{FileCache, PageCache};
 use route::{Access, FileVerb, Route, Verb};
 
 /// The longest JSON body in bytes; the largest real ones are user lists sent back by old clients.
@@ -71,6 +71,8 @@ pub struct App {
     pub policy: Policy,
     /// Rendered pages.
     pub pages: PageCache,
+    /// Files that are asked for often.
+    pub files: FileCache,
     /// When the process started.
     pub started: SystemTime,
     /// Numbers of the HTTP server, once it runs.
@@ -126,7 +128,7 @@ impl Handler for Api {
 /// Answers one request.
 fn answer(app: &Arc<App>, mut request: Request) -> Reply {
     strip_prefix(app, &mut request);
-    if let Some(response) = simple::cached(app, &request) {
+    if let Some(response) = simple::cached(app, &request).or_else(|| files::cached(app, &request)) {
         return finish(app, &request_facts(app, &request), Reply::Now(response));
     }
     let facts = request_facts(app, &request);

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::api::cache::PageCache;
+use crate::api::cache::{FileCache, PageCache};
 use crate::api::{Api, App, Node};
 use crate::config::Config;
 use crate::deadline::Deadline;
@@ -86,7 +86,8 @@ fn app(
         passwords: Passwords::new()?,
         tokens: LoginTokens::new(secret),
         policy: Policy { restrict_modify: config.restrict_modify.clone() },
-        pages: PageCache::new(),
+        pages: PageCache::for_pages(),
+        files: FileCache::for_files(),
         started: SystemTime::now(),
         http: OnceLock::new(),
         config: config.clone(),

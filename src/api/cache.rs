@@ -1,14 +1,16 @@
-//! Rendered pages, ready to send, kept while what they were made from stands.
+//! What was made for answers, kept while what it was made from stands.
 //!
-//! A page remembers which rows it was made from and the serial that last touched each of them. As long as the clock
+//! An item remembers which rows it was made from and the serial that last touched each of them. As long as the clock
 //! has not moved since the last check, a hit costs a look into a map; after it moved, one indexed read per row.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::digest::Digest;
 use crate::error::Result;
 use crate::serial::Serial;
 use crate::store::Store;
@@ -17,10 +19,22 @@ use crate::store::txn::Read;
 /// Bytes of all pages together; some ten thousand pages of usual size.
 const PAGES_BYTES_MAX: u64 = 32 << 20;
 
-/// Pages that the cache makes room for at the start.
-const PAGES_EXPECTED: usize = 1000;
+/// Files that are kept open.
+const FILES_MAX: u64 = 128;
 
-/// A rendered page.
+/// Items that a cache makes room for at the start.
+const ITEMS_EXPECTED: usize = 256;
+
+/// The rows that something was made from, and the serial that last touched each.
+pub type Sources = Vec<(String, Option<Serial>)>;
+
+/// What a cache can hold.
+pub trait Weigh {
+    /// Its share of the cache's room.
+    fn weight(&self) -> u64;
+}
+
+/// A rendered page, ready to send.
 pub struct Page {
     /// The bytes.
     pub body: Arc<[u8]>,
@@ -30,30 +44,53 @@ pub struct Page {
     pub content_type: &'static str,
     /// Whether the bytes are gzip.
     pub is_gzip: bool,
-    /// What it was made from.
-    pub sources: Vec<(String, Option<Serial>)>,
+}
+
+impl Page {
+    /// A page with these bytes.
+    pub fn new(body: Vec<u8>, content_type: &'static str, is_gzip: bool) -> Self {
+        let digest = Digest::of(&body).hex();
+        Self { etag: format!("\"{}\"", &digest[..32]), body: body.into(), content_type, is_gzip }
+    }
+}
+
+impl Weigh for Page {
+    fn weight(&self) -> u64 {
+        self.body.len() as u64
+    }
+}
+
+/// A file that is open, with what its answers say of it.
+pub struct OpenFile {
+    /// Open for reading; its offset means nothing, since answers share it.
+    pub file: File,
+    /// Its length.
+    pub size_bytes: u64,
+    /// Its entity tag, quotes included.
+    pub etag: Option<String>,
+    /// When it was last modified, as an HTTP date.
+    pub modified: Option<String>,
+}
+
+impl Weigh for OpenFile {
+    fn weight(&self) -> u64 {
+        1
+    }
+}
+
+/// An item of a cache with what it was made from.
+pub struct Kept<T> {
+    /// The item.
+    pub value: T,
+    sources: Sources,
     /// The serial at which the sources were last seen unchanged.
     checked: AtomicI64,
 }
 
-impl Page {
-    /// A page made at `serial`.
-    pub fn new(
-        body: Vec<u8>,
-        content_type: &'static str,
-        is_gzip: bool,
-        sources: Vec<(String, Option<Serial>)>,
-        serial: Option<Serial>,
-    ) -> Self {
-        let digest = crate::digest::Digest::of(&body).hex();
-        Self {
-            etag: format!("\"{}\"", &digest[..32]),
-            body: body.into(),
-            content_type,
-            is_gzip,
-            sources,
-            checked: AtomicI64::new(Serial::wire(serial)),
-        }
+impl<T> Kept<T> {
+    /// Something made from `sources` as they were at `serial`.
+    pub fn new(value: T, sources: Sources, serial: Option<Serial>) -> Arc<Self> {
+        Arc::new(Self { value, sources, checked: AtomicI64::new(Serial::wire(serial)) })
     }
     /// The serial at which it is known to be right.
     pub fn serial(&self) -> i64 {
@@ -61,51 +98,77 @@ impl Page {
     }
 }
 
+/// Weighs an item with its key and its sources, whose bytes count with those of the item where it is counted by bytes.
 #[derive(Clone)]
-struct ByBytes;
+struct Scale {
+    counts_bytes: bool,
+}
 
-impl Weighter<String, Arc<Page>> for ByBytes {
-    fn weight(&self, key: &String, page: &Arc<Page>) -> u64 {
-        let sources: usize = page.sources.iter().map(|(path, _)| path.len() + 32).sum();
-        (key.len() + page.body.len() + sources + 200) as u64
+impl<T: Weigh> Weighter<String, Arc<Kept<T>>> for Scale {
+    fn weight(&self, key: &String, kept: &Arc<Kept<T>>) -> u64 {
+        const OVERHEAD_BYTES: usize = 200;
+        if !self.counts_bytes {
+            return kept.value.weight();
+        }
+        let sources: usize = kept.sources.iter().map(|(path, _)| path.len() + 32).sum();
+        kept.value.weight() + (key.len() + sources + OVERHEAD_BYTES) as u64
     }
 }
 
-/// The pages.
-pub struct PageCache(Cache<String, Arc<Page>, ByBytes>);
+/// A bounded cache of items that are right at the current serial.
+pub struct Fresh<T: Weigh>(Cache<String, Arc<Kept<T>>, Scale>);
+
+/// Rendered pages.
+pub type PageCache = Fresh<Page>;
+
+/// Open files.
+pub type FileCache = Fresh<OpenFile>;
 
 impl PageCache {
-    /// An empty cache.
-    pub fn new() -> Self {
-        Self(Cache::with_weighter(PAGES_EXPECTED, PAGES_BYTES_MAX, ByBytes))
+    /// Room for pages.
+    pub fn for_pages() -> Self {
+        Self(Cache::with_weighter(ITEMS_EXPECTED, PAGES_BYTES_MAX, Scale { counts_bytes: true }))
     }
-    /// A page that still is what it would be if it were made now.
+}
+
+impl FileCache {
+    /// Room for open files.
+    pub fn for_files() -> Self {
+        Self(Cache::with_weighter(FILES_MAX as usize, FILES_MAX, Scale { counts_bytes: false }))
+    }
+}
+
+impl<T: Weigh> Fresh<T> {
+    /// An item that still is what it would be if it were made now.
     ///
     /// # Errors
     /// `Kind::Internal` if the database fails.
-    pub fn get(&self, store: &Store, key: &str) -> Result<Option<Arc<Page>>> {
-        let Some(page) = self.0.get(key) else { return Ok(None) };
-        if page.serial() == Serial::wire(store.clock().now()) {
-            return Ok(Some(page));
+    pub fn get(&self, store: &Store, key: &str) -> Result<Option<Arc<Kept<T>>>> {
+        let Some(kept) = self.0.get(key) else { return Ok(None) };
+        if kept.serial() == Serial::wire(store.clock().now()) {
+            return Ok(Some(kept));
         }
         let txn = store.read()?;
-        for (path, serial) in &page.sources {
+        for (path, serial) in &kept.sources {
             if txn.touched(path)? != *serial {
                 self.0.remove(key);
                 return Ok(None);
             }
         }
-        page.checked.fetch_max(Serial::wire(txn.serial()), Ordering::AcqRel);
-        Ok(Some(page))
+        kept.checked.fetch_max(Serial::wire(txn.serial()), Ordering::AcqRel);
+        Ok(Some(kept))
     }
-    /// Keeps a page.
-    pub fn put(&self, key: String, page: Arc<Page>) {
-        self.0.insert(key, page);
+    /// Keeps an item.
+    pub fn put(&self, key: String, kept: Arc<Kept<T>>) {
+        self.0.insert(key, kept);
     }
 }
 
-impl Default for PageCache {
-    fn default() -> Self {
-        Self::new()
-    }
+/// The row under a path as a source of what is being made.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails.
+pub fn source(txn: &impl Read, path: String) -> Result<(String, Option<Serial>)> {
+    let serial = txn.touched(&path)?;
+    Ok((path, serial))
 }

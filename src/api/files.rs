@@ -10,12 +10,14 @@ use crate::http::request::Request;
 use crate::http::response::{Body, Reply, Response};
 use crate::model::{delete, index};
 use crate::names::IndexName;
+use crate::replication::wire;
 use crate::serial::Serial;
-use crate::store::key::FilePath;
+use crate::store::key::{FilePath, Key as _, User};
 use crate::store::record::{Dict, Record as _};
 use crate::store::txn::Read;
 
-use super::{App, Node, ask, at, auth, projects};
+use super::cache::{Kept, OpenFile, Sources, source};
+use super::{App, Node, ask, at, auth, is_get, projects};
 
 /// A file never changes under its address, which has its hash in it.
 const CACHE_FOR_EVER: &str = "max-age=365000000, immutable, public";
@@ -23,6 +25,7 @@ const CACHE_FOR_EVER: &str = "max-age=365000000, immutable, public";
 /// What is known of a file at one serial.
 struct Known {
     record: Dict,
+    sources: Sources,
     serial: Option<Serial>,
 }
 
@@ -38,7 +41,9 @@ fn find(app: &App, path: &FilePath) -> Result<Known> {
         });
     };
     index::require(&txn, &index)?;
-    Ok(Known { record: Dict::decode(&value)?, serial: txn.serial() })
+    let owner = User(index.user()).path();
+    let sources = vec![(path.to_string(), Some(row.serial)), source(&txn, owner)?];
+    Ok(Known { record: Dict::decode(&value)?, sources, serial: txn.serial() })
 }
 
 /// `GET` of a file, or of what is known of it in JSON mode.
@@ -51,12 +56,12 @@ pub fn get(app: &App, request: &Request, path: &FilePath) -> Result<Reply> {
         Err(error) => return ask_master(app, request, path, error),
     };
     // Replicas say that they fetch; an installer that accepts JSON among others still wants the file.
-    if ask::is_json(request) && !request.headers.has(crate::replication::wire::FILE_REPLICATION) {
+    if ask::is_json(request) && !request.headers.has(wire::FILE_REPLICATION) {
         let shown = shown_record(&known.record);
         return Ok(Reply::Now(at(known.serial, ask::result(200, "releasefilemeta", shown))));
     }
     match app.store.blobs().get(path)? {
-        Some(file) => send(request, path.name(), &known, file).map(Reply::Now),
+        Some(file) => keep(app, request, path, known, file).map(Reply::Now),
         None => match &app.node {
             Node::Replica(replica) => Ok(replica.stream_file(request, path, known.record)),
             Node::Master { .. } => Err(Error::not_found("no such file")),
@@ -93,33 +98,61 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
-fn send(
+/// Answers with a file, and keeps it open for the next who asks.
+fn keep(
+    app: &App,
     request: &Request,
-    name: &str,
-    known: &Known,
-    (file, size): (File, u64),
+    path: &FilePath,
+    known: Known,
+    (file, size_bytes): (File, u64),
 ) -> Result<Response> {
     let etag = known.record.text("hash_spec").and_then(|spec| spec.split_once('='));
-    let etag = etag.map(|(_, hex)| format!("\"{hex}\""));
-    let modified = known.record.text("last_modified");
+    let open = OpenFile {
+        file,
+        size_bytes,
+        etag: etag.map(|(_, hex)| format!("\"{hex}\"")),
+        modified: known.record.text("last_modified").map(str::to_owned),
+    };
+    let kept = Kept::new(open, known.sources, known.serial);
+    app.files.put(format!("/{path}"), kept.clone());
+    send(request, path.name(), &kept)
+}
+
+/// The answer for a file that is open and still stands, found without parsing the route.
+pub fn cached(app: &App, request: &Request) -> Option<Response> {
+    let path = request.target.as_str();
+    if !is_get(request) || !path.contains("/+f/") || ask::is_json(request) {
+        return None;
+    }
+    // METADATA is not offered on every node, but nodes fetch it from each other.
+    if path.ends_with(".metadata") && !app.config.enable_core_metadata {
+        return None;
+    }
+    let kept = app.files.get(&app.store, path).ok()??;
+    send(request, path.rsplit('/').next().unwrap_or_default(), &kept).ok()
+}
+
+fn send(request: &Request, name: &str, kept: &Kept<OpenFile>) -> Result<Response> {
+    let OpenFile { file, size_bytes: size, etag, modified } = &kept.value;
+    let (etag, modified, size) = (etag.as_deref(), modified.as_deref(), *size);
     let mut response = Response::new(200)
         .with_header("Cache-Control", CACHE_FOR_EVER)
         .with_header("Accept-Ranges", "bytes")
-        .with_header("X-Content-Type-Options", "nosniff");
-    if let Some(etag) = &etag {
-        response = response.with_header("ETag", etag.clone());
+        .with_header("X-Content-Type-Options", "nosniff")
+        .with_header(wire::SERIAL, kept.serial().to_string());
+    if let Some(etag) = etag {
+        response = response.with_header("ETag", etag.to_owned());
     }
     if let Some(modified) = modified {
         response = response.with_header("Last-Modified", modified.to_owned());
     }
-    response = at(known.serial, response);
-    if is_unmodified(request, etag.as_deref(), modified) {
+    if is_unmodified(request, etag, modified) {
         response.status = 304;
         return Ok(response);
     }
     response = response.with_header("Content-Type", content_type(name));
     let validators = Validators {
-        etag: etag.as_deref(),
+        etag,
         modified: modified.and_then(|date| httpdate::parse_http_date(date).ok()),
     };
     let headers = &request.headers;
@@ -138,7 +171,7 @@ fn send(
             return Ok(response);
         }
     };
-    Ok(response.with_body(Body::File { file, offset, length }))
+    Ok(response.with_body(Body::File { file: file.try_clone()?, offset, length }))
 }
 
 fn is_unmodified(request: &Request, etag: Option<&str>, modified: Option<&str>) -> bool {
@@ -156,7 +189,7 @@ fn is_unmodified(request: &Request, etag: Option<&str>, modified: Option<&str>) 
 /// # Errors
 /// `Kind::NotFound` if it is not offered or the wheel has none.
 pub fn metadata(app: &App, request: &Request, wheel: &FilePath) -> Result<Reply> {
-    let is_peer = request.headers.has(crate::replication::wire::FILE_REPLICATION);
+    let is_peer = request.headers.has(wire::FILE_REPLICATION);
     if !app.config.enable_core_metadata && !is_peer {
         return Err(Error::not_found("no such file"));
     }
@@ -166,7 +199,7 @@ pub fn metadata(app: &App, request: &Request, wheel: &FilePath) -> Result<Reply>
     let sidecar = wheel.sibling(&format!("{}.metadata", wheel.name()))?;
     known.record.set("hash_spec", format!("sha256={sha256}"));
     match app.store.blobs().get(&sidecar)? {
-        Some(file) => send(request, sidecar.name(), &known, file).map(Reply::Now),
+        Some(file) => keep(app, request, &sidecar, known, file).map(Reply::Now),
         None => match &app.node {
             Node::Replica(replica) => Ok(replica.ask_master(request, &sidecar, absent())),
             Node::Master { .. } => Err(absent()),

@@ -19,7 +19,7 @@ use crate::store::key::{Key as _, Projects, SimpleLinks, User, Versions};
 use crate::store::txn::{Read, ReadTxn};
 
 use super::ask::{self, Form, SIMPLE_JSON};
-use super::cache::Page;
+use super::cache::{Kept, Page, Sources, source};
 use super::{App, at, is_get};
 
 /// Pages smaller than this are sent as they are.
@@ -70,7 +70,8 @@ pub fn cached(app: &App, request: &Request) -> Option<Response> {
     Some(respond(request, &page))
 }
 
-fn respond(request: &Request, page: &Arc<Page>) -> Response {
+fn respond(request: &Request, kept: &Arc<Kept<Page>>) -> Response {
+    let page = &kept.value;
     let is_known = request.headers.get("if-none-match").is_some_and(|tags| {
         tags.split(',')
             .any(|tag| tag.trim().trim_start_matches("W/") == page.etag || tag.trim() == "*")
@@ -79,7 +80,7 @@ fn respond(request: &Request, page: &Arc<Page>) -> Response {
         .with_header("ETag", page.etag.clone())
         .with_header("Vary", "Accept, Accept-Encoding, User-Agent")
         .with_header("Cache-Control", "max-age=0, must-revalidate")
-        .with_header(crate::replication::wire::SERIAL, page.serial().to_string());
+        .with_header(crate::replication::wire::SERIAL, kept.serial().to_string());
     if is_known {
         return response;
     }
@@ -94,13 +95,13 @@ fn keep(
     app: &App,
     request: &Request,
     text: String,
-    sources: Vec<(String, Option<Serial>)>,
+    sources: Sources,
     serial: Option<Serial>,
 ) -> Result<Response> {
     let is_gzip = takes_gzip(request) && text.len() >= GZIP_BYTES_MIN;
     let body = if is_gzip { gzip(text.as_bytes())? } else { text.into_bytes() };
-    let page = Page::new(body, Form::of(request).content_type(), is_gzip, sources, serial);
-    let page = Arc::new(page);
+    let page = Page::new(body, Form::of(request).content_type(), is_gzip);
+    let page = Kept::new(page, sources, serial);
     app.pages.put(cache_key(app, request, ask::is_installer(request)), page.clone());
     Ok(respond(request, &page))
 }
@@ -189,11 +190,6 @@ fn to_root(path: &str) -> String {
     "../".repeat(path.matches('/').count().saturating_sub(1))
 }
 
-fn source(txn: &ReadTxn, path: String) -> Result<(String, Option<Serial>)> {
-    let serial = txn.touched(&path)?;
-    Ok((path, serial))
-}
-
 /// `GET /U/I/+simple/P/`: the files of a project.
 ///
 /// # Errors
@@ -241,11 +237,7 @@ pub fn project(app: &App, request: &Request, name: &IndexName, spelling: &str) -
     keep(app, request, text, sources, serial)
 }
 
-fn project_sources(
-    txn: &ReadTxn,
-    order: &[Index],
-    project: &ProjectName,
-) -> Result<Vec<(String, Option<Serial>)>> {
+fn project_sources(txn: &ReadTxn, order: &[Index], project: &ProjectName) -> Result<Sources> {
     let mut sources = Vec::new();
     for index in order {
         sources.push(source(txn, User(index.name.user()).path())?);
