@@ -196,10 +196,14 @@ fn read_settings(
     Ok((Settings::new(program, given, variables, section)?, files))
 }
 
+/// What tiny_http logs are failures of accept, also the one by which it is stopped; `http` watches for the others.
+const QUIET: &str = "tiny_http=off";
+
 /// Starts the log on standard error; `RUST_LOG` counts before `--debug`.
 fn start_log(debug: bool) {
     let level = if debug { "debug" } else { "info" };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    let filter = format!("{level},{QUIET}");
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
 }
 
 fn init_options(settings: &Settings, config: &Config) -> Result<InitOptions> {
