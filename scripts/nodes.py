@@ -25,7 +25,8 @@ from pathlib import Path
 START_SECONDS = 60
 STOP_SECONDS = 20
 # Settings of the caller's own clients, and proxies, must not reach the ones that are run here.
-FOREIGN = ("PIP_", "UV_", "TWINE_", "DEVPI_", "DEVPISERVER_", "PYTHON", "VIRTUAL_ENV")
+FOREIGN = ("PIP_", "UV_", "TWINE_", "DEVPI_", "DEVPISERVER_", "PYTHON", "VIRTUAL_ENV", "RUST_LOG")
+FOREIGN += ("SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def clean_env(**extra: str) -> dict[str, str]:
@@ -189,11 +190,18 @@ class Node:
     secret: Path | None = None
     port: int = field(default_factory=free_port)
     extra: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    master_url: str | None = None
     process: subprocess.Popen | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def follows(self) -> str:
+        """The master's address as the replica is told it; another one if something stands between."""
+        return self.master_url or self.master.url
 
     @property
     def data(self) -> Path:
@@ -209,14 +217,14 @@ class Node:
     def init(self, *extra: str):
         """Makes the folder; root's password is empty and there is no mirror."""
         line = [*self.command("init"), "--serverdir", str(self.data)]
-        line += ["--role", "replica", "--master-url", self.master.url] if self.master else ["--no-root-pypi", *extra]
+        line += ["--role", "replica", "--master-url", self.follows] if self.master else ["--no-root-pypi", *extra]
         run(line)
 
     def start(self, wait: bool = True) -> Node:
         line = [*self.command("serve"), "--serverdir", str(self.data), "--host", "127.0.0.1", "--port", str(self.port)]
         line += ["--role", self.role]
         if self.master:
-            line += ["--master-url", self.master.url]
+            line += ["--master-url", self.follows]
         if self.secret:
             line += ["--secretfile", str(self.secret)]
         with self.log.open("ab") as log:
@@ -226,7 +234,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=clean_env(),
+                env=clean_env(**self.env),
                 start_new_session=True,
             )
         if wait:
