@@ -12,7 +12,7 @@ KILLS ?= 200
 export BINARY TWINPI_BINARY = $(abspath $(BINARY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build check test test-rust test-clients test-all test-model test-kill torture-kill compat map dist clean
+.PHONY: help demo run build check test test-rust test-clients test-all test-model test-kill torture-kill compat bench map dist clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ test-clients: $(BUILT)
 test-all: test-model test-kill demo ## what takes longer: the model check of the clock, a short kill loop, the demo
 
 test-model: ## the serial clock under a model checker that tries interleavings
-	RUSTFLAGS="--cfg shuttle" cargo test $(CARGO_FLAGS) --lib --target-dir $(TARGET)/shuttle -- serial::
+	RUSTFLAGS="--cfg shuttle" cargo test $(CARGO_FLAGS) --test clock_model --target-dir $(TARGET)/shuttle
 
 test-kill: $(BUILT) ## a short kill loop
 	$(PYTHON) tests/clients/kill_loop.py --master 6 --replica 6
@@ -59,14 +59,20 @@ compat: ## the client tests against devpi-server itself: what they expect is wha
 	TWINPI_BINARY="$(abspath $(TARGET)/devpi/bin/devpi-server)" \
 		"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients -m "not ours"
 
+bench: $(BUILT) ## cost of uploads as history grows, of passwords against tokens; 500 parked polls
+	$(PYTHON) scripts/bench "$(BINARY)"
+	cargo test $(CARGO_FLAGS) --release --test growth -- --ignored --nocapture
+	scripts/parked-polls
+
 map: ## the code map in ARCHITECTURE.md, from the sources
 	$(PYTHON) scripts/code-map
 
-dist: ## one static binary in dist/
+dist: ## one static binary in dist/, proven to be static and to do TLS
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build $(CARGO_FLAGS) --profile dist --target $(STATIC) --target-dir $(TARGET)/static
 	mkdir -p dist
 	cp $(TARGET)/static/$(STATIC)/dist/twinpi dist/twinpi
 	scripts/check-static dist/twinpi
+	TWINPI_BINARY=dist/twinpi "$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest -q tests/clients/test_tls.py
 
 clean: ## what was built, and the clients
 	cargo clean
