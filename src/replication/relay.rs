@@ -169,17 +169,22 @@ impl Relay {
         let mut body = answer.body;
         let mut start = Vec::new();
         let read = body.by_ref().take(ANSWER_BYTES).read_to_end(&mut start);
-        if status < 400 {
-            if let Err(failure) = self.wait(serial, ended_at) {
-                return *failure;
-            }
-            if let Err(error) = read {
-                let serial = Serial::wire(serial.flatten());
-                let message = format!(
+        if status < 400
+            && let Err(failure) = self.wait(serial, ended_at)
+        {
+            return *failure;
+        }
+        if let Err(error) = read {
+            let serial = Serial::wire(serial.flatten());
+            let message = match status {
+                400.. => format!(
+                    "the master refused the request ({status}), and its answer broke off: {error}"
+                ),
+                _ => format!(
                     "the master carried the request out (serial {serial}), but its answer broke off: {error}"
-                );
-                return failure(502, &message);
-            }
+                ),
+            };
+            return failure(502, &message);
         }
         let is_all = (start.len() as u64) < ANSWER_BYTES;
         response.body = match is_all {

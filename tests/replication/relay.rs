@@ -123,6 +123,22 @@ fn a_master_that_is_away_is_named_with_its_last_contact() {
 }
 
 #[test]
+fn the_first_change_after_the_master_came_back_is_carried_out() {
+    let (master, replica) = pair();
+    let address = master.server.address();
+    assert_eq!(put(&replica, "/bob", &[], b"x").status, 200);
+    master.server.stop();
+    for _ in 0..5 {
+        // Connections to the old process are kept, and must not be taken for ones to the new.
+        let (_master, handler) = serve_master(&master.home, MASTER);
+        let server = Mini::start_at(&address, master.home.store.clock().clone(), handler);
+        let response = put(&replica, "/bob", &[], b"x");
+        assert_eq!(response.status, 200, "{:?}", response.reason);
+        server.stop();
+    }
+}
+
+#[test]
 fn an_answer_that_does_not_come_leaves_the_outcome_open() {
     let (master, replica) = pair();
     master.server.spoil("/bob", Fault::NoAnswer);
@@ -131,6 +147,21 @@ fn an_answer_that_does_not_come_leaves_the_outcome_open() {
     let text = text_of(response);
     assert!(text.contains("the outcome is unknown"), "{text}");
     replica.reaches(serial(1)); // it was carried out, as it happens
+}
+
+#[test]
+fn an_answer_that_breaks_off_says_whether_the_change_stands() {
+    let (master, replica) = pair();
+    for (target, says) in [
+        ("/bob", "carried the request out (serial 1)"),
+        ("/bob/refuse", "refused the request (409)"),
+    ] {
+        master.server.spoil("/bob", Fault::CutAfter(1));
+        let response = put(&replica, target, &[], b"x");
+        assert_eq!(response.status, 502);
+        let text = text_of(response);
+        assert!(text.contains(says), "{text}");
+    }
 }
 
 #[test]

@@ -358,6 +358,7 @@ pub enum Fault {
 pub struct Mini {
     address: SocketAddr,
     state: Arc<MiniState>,
+    accepting: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 struct MiniState {
@@ -382,23 +383,25 @@ impl Mini {
             streams: Mutex::default(),
             is_stopped: AtomicBool::new(false),
         });
-        let accepting = state.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                if accepting.is_stopped.load(Ordering::SeqCst) {
-                    return;
+        let accepting = thread::spawn({
+            let accepting = state.clone();
+            move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    if accepting.is_stopped.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    stream.set_nodelay(true).expect("a socket");
+                    accepting
+                        .streams
+                        .lock()
+                        .expect("whole")
+                        .push(stream.try_clone().expect("a socket"));
+                    let state = accepting.clone();
+                    thread::spawn(move || state.serve(stream));
                 }
-                stream.set_nodelay(true).expect("a socket");
-                accepting
-                    .streams
-                    .lock()
-                    .expect("whole")
-                    .push(stream.try_clone().expect("a socket"));
-                let state = accepting.clone();
-                thread::spawn(move || state.serve(stream));
             }
         });
-        Self { address, state }
+        Self { address, state, accepting: Mutex::new(Some(accepting)) }
     }
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -414,6 +417,9 @@ impl Mini {
     pub fn stop(&self) {
         self.state.is_stopped.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
+        if let Some(accepting) = self.accepting.lock().expect("whole").take() {
+            accepting.join().expect("no panic"); // the port is closed after that
+        }
         for stream in self.state.streams.lock().expect("whole").drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
