@@ -9,7 +9,7 @@ CARGO_FLAGS := --locked
 STATIC := x86_64-unknown-linux-gnu
 RUN := $(TARGET)/run
 KILLS ?= 200
-export BINARY TWINPI_BINARY = $(abspath $(BINARY))
+export TWINPI_BINARY = $(abspath $(BINARY))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run build check test test-rust test-clients test-all test-model test-kill torture-kill compat bench map dist clean
