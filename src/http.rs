@@ -3,8 +3,9 @@
 //! Promises: a request is answered once, whatever its handler does; one client cannot hold up others; each wait for a
 //! client has an end, and each queue a bound (`listen::ServerOptions`).
 //!
-//! A request's way: tiny_http -> `dispatch` (one at a time per connection) -> `lanes` -> `framing`, then the handler ->
-//! `polls` or another lane if it says so -> `exchange` -> `writer`. Beside that, `guard` watches all connections.
+//! A request's way: tiny_http -> `crew` -> `dispatch` (one at a time per connection; bodies to their lane) -> `framing`,
+//! then the handler -> `polls` or another lane if it says so -> `exchange` -> `writer`. Beside that, `guard` watches all
+//! connections.
 
 pub mod accept;
 pub mod client;
@@ -17,18 +18,21 @@ pub mod response;
 
 mod body;
 mod connections;
+mod crew;
 mod dispatch;
 mod exchange;
 mod framing;
 mod guard;
 mod lanes;
 mod os;
+mod parameters;
 mod polls;
 mod process;
 mod proxy;
 mod sockets;
 mod transport;
 mod trust;
+mod watch;
 mod writer;
 
 pub use listen::{Server, ServerOptions, Stats, Watcher};

@@ -250,14 +250,23 @@ impl Connections {
         }
     }
 
+    /// A new connection in place of one that was cut.
+    pub(super) fn renew(&self, old: &Connection) -> Arc<Connection> {
+        let connection = Arc::new(Connection::new(old.key));
+        if let Some(key) = old.key {
+            lock(&self.table).insert(key, connection.clone());
+        }
+        connection
+    }
+
     /// The connection with this key.
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Connection>> {
         lock(&self.table).get(key).cloned()
     }
 
-    /// Forgets connections without work that `keeps` does not know.
-    pub(super) fn retain(&self, keeps: impl Fn(&Key) -> bool) {
-        lock(&self.table).retain(|key, connection| keeps(key) || connection.is_busy());
+    /// Forgets connections without work unless `keeps` says otherwise.
+    pub(super) fn retain(&self, mut keeps: impl FnMut(&Key, &Connection) -> bool) {
+        lock(&self.table).retain(|key, connection| keeps(key, connection) || connection.is_busy());
     }
 
     /// All keys; taken before a scan, so that what came during the scan is not forgotten by it.
@@ -317,11 +326,11 @@ mod tests {
         let (all, connection) = connection();
         assert!(matches!(connection.admit(request()), Admission::Start(_)));
         assert!(!connection.mark_cut_if_idle());
-        all.retain(|_| false);
+        all.retain(|_, _| false);
         assert_eq!(all.keys().len(), 1);
         assert!(matches!(connection.finish(), Next::Idle));
         assert!(connection.mark_cut_if_idle());
-        all.retain(|_| false);
+        all.retain(|_, _| false);
         assert!(all.keys().is_empty());
     }
 

@@ -1,4 +1,8 @@
 //! Takes requests from tiny_http, lets one per connection through at a time, and sends each to the lane for its kind.
+#![expect(
+    clippy::result_large_err,
+    reason = "work that finds no room comes back whole, and rarely"
+)]
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -13,6 +17,7 @@ use socket2::Socket;
 use super::Handler;
 use super::body::{BodyReader, SharedBody};
 use super::connections::{Admission, Connection, Connections};
+use super::crew::Crew;
 use super::exchange::{self, Exchange, LaneName, Wire};
 use super::framing::{self, BodyKind, Head};
 use super::guard::Signal;
@@ -64,7 +69,7 @@ pub(super) struct Engine {
     pub polls: Polls,
     pub guard: Signal,
     handler: Arc<dyn Handler>,
-    local: Lane<Task>,
+    local: Crew,
     body: Lane<Task>,
     remote: Lane<Task>,
     bulk: Lane<Task>,
@@ -84,8 +89,6 @@ impl Engine {
     ) -> Self {
         let lane = |name, lane, size| Lane::new(name, size, move |task: Task| task.run(lane));
         let o = &options;
-        let fixed =
-            |threads| Size { threads_min: threads, threads_max: threads, queue_max: o.queue_max };
         let elastic =
             |threads| Size { threads_min: 1, threads_max: threads, queue_max: o.queue_max };
         let remote = Size { queue_max: o.remote_queue_max, ..elastic(o.workers_remote) };
@@ -96,7 +99,7 @@ impl Engine {
             polls: Polls::new(clock),
             guard: Signal::default(),
             handler,
-            local: lane("http-local", LaneName::Local, fixed(o.workers_local)),
+            local: Crew::new(o.workers_local, o.queue_max),
             body: lane("http-body", LaneName::Body, elastic(o.workers_body)),
             remote: lane("http-remote", LaneName::Remote, remote),
             bulk: lane("http-bulk", LaneName::Bulk, elastic(o.workers_bulk)),
@@ -108,15 +111,16 @@ impl Engine {
         }
     }
 
-    /// Takes a request from tiny_http.
-    pub(super) fn take(engine: &Arc<Self>, listener: usize, request: tiny_http::Request) {
-        let peer = request.remote_addr().copied();
-        let (connection, is_new) = engine.connections.of(listener, peer);
-        if is_new {
-            engine.guard.look_soon();
-        }
+    /// Takes a request from tiny_http. Gives back what the caller should do, if it is for the crew and has no one before
+    /// it on its connection.
+    pub(super) fn take(
+        engine: &Arc<Self>,
+        listener: usize,
+        request: tiny_http::Request,
+    ) -> Option<Exchange> {
+        let connection = engine.connection_of(listener, request.remote_addr().copied());
         match connection.admit(request) {
-            Admission::Start(request) => Self::start(engine, connection, request),
+            Admission::Start(request) => return Self::begin(engine, connection, request),
             Admission::Waits => {}
             Admission::WaitsBehindPoll(poll) => engine.polls.ripen(poll),
             Admission::Discard(request) => engine.discard(request),
@@ -125,17 +129,52 @@ impl Engine {
                 engine.reset(&connection);
             }
         }
+        None
     }
 
-    /// Sends a request that was let through to its lane.
+    fn connection_of(&self, listener: usize, peer: Option<SocketAddr>) -> Arc<Connection> {
+        let (connection, is_new) = self.connections.of(listener, peer);
+        if is_new {
+            self.guard.look_soon();
+        }
+        if !connection.is_cut() || connection.is_busy() {
+            return connection;
+        }
+        // What tiny_http had read before its connection was cut comes late, and must not be served. Only if a new
+        // connection from the same port stands already, the request may be its.
+        match self.find_socket(&connection) {
+            Some(socket) if !sockets::is_peer_gone(&socket) => self.connections.renew(&connection),
+            _ => connection,
+        }
+    }
+
+    /// Takes a request from tiny_http and sends it to the pool for its kind.
+    pub(super) fn take_and_queue(engine: &Arc<Self>, listener: usize, request: tiny_http::Request) {
+        if let Some(exchange) = Self::take(engine, listener, request) {
+            engine.queue(exchange, |task| engine.local.submit(task));
+        }
+    }
+
+    /// Goes on with the next request of a connection.
     pub(super) fn start(
         engine: &Arc<Self>,
         connection: Arc<Connection>,
         request: tiny_http::Request,
     ) {
+        if let Some(exchange) = Self::begin(engine, connection, request) {
+            engine.queue(exchange, |task| engine.local.submit(task));
+        }
+    }
+
+    /// Counts a request that was let through, and sends it off if it has a body.
+    fn begin(
+        engine: &Arc<Self>,
+        connection: Arc<Connection>,
+        request: tiny_http::Request,
+    ) -> Option<Exchange> {
         engine.counters.in_flight.fetch_add(1, Ordering::Relaxed);
         engine.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let lane = if framing::may_have_body(&request) { &engine.body } else { &engine.local };
+        let has_body = framing::may_have_body(&request);
         let manner = Manner {
             is_head: *request.method() == tiny_http::Method::Head,
             is_http_11: *request.http_version() >= (1, 1),
@@ -148,9 +187,31 @@ impl Engine {
             manner,
             expects_continue: false,
         };
-        if let Err(Task::Handle(exchange)) = lane.submit(Task::Handle(exchange)) {
-            engine.counters.busy.fetch_add(1, Ordering::Relaxed);
-            engine.refuse(exchange, exchange::busy());
+        if !has_body {
+            return Some(exchange);
+        }
+        engine.queue(exchange, |task| engine.body.submit(task));
+        None
+    }
+
+    fn queue(&self, exchange: Exchange, submit: impl FnOnce(Task) -> Result<(), Task>) {
+        if let Err(Task::Handle(exchange)) = submit(Task::Handle(exchange)) {
+            self.refuse_for_load(exchange);
+        }
+    }
+
+    /// Refuses a request because too many wait.
+    pub(super) fn refuse_for_load(&self, exchange: Exchange) {
+        self.counters.busy.fetch_add(1, Ordering::Relaxed);
+        self.refuse(exchange, exchange::busy());
+    }
+
+    /// Settles what kept a thread from receiving: a word to look elsewhere, or the end of the accept loop.
+    pub(super) fn see_receive_error(&self, listener: usize, e: &io::Error) {
+        let is_word = e.raw_os_error().is_none();
+        if !is_word && !self.is_stopping() {
+            log::error!("an accept loop ended: {e}");
+            self.guard.report_broken(listener);
         }
     }
 
@@ -167,8 +228,8 @@ impl Engine {
         self.refuse(exchange, Response::text(status, why));
     }
 
-    /// The lane for small answers from local state.
-    pub(super) fn local(&self) -> &Lane<Task> {
+    /// The pool for small answers from local state.
+    pub(super) fn local(&self) -> &Crew {
         &self.local
     }
 
@@ -177,14 +238,25 @@ impl Engine {
         &self.bulk
     }
 
-    /// All lanes, by name.
-    pub(super) fn lanes(&self) -> [(&'static str, &Lane<Task>); 4] {
-        [
-            ("local", &self.local),
-            ("body", &self.body),
-            ("remote", &self.remote),
-            ("bulk", &self.bulk),
-        ]
+    /// Ends all pools; says which did not end by the deadline.
+    pub(super) fn end_lanes(&self, deadline: Deadline) -> Vec<&'static str> {
+        let lanes = [("body", &self.body), ("remote", &self.remote), ("bulk", &self.bulk)];
+        self.local.close();
+        lanes.iter().for_each(|(_, lane)| lane.close());
+        let mut running = Vec::new();
+        if !self.local.join(deadline) {
+            running.push("local");
+        }
+        running
+            .extend(lanes.iter().filter(|(_, lane)| !lane.join(deadline)).map(|(name, _)| *name));
+        running
+    }
+
+    fn loads(&self) -> Vec<(&'static str, usize, usize)> {
+        let lanes = [("body", &self.body), ("remote", &self.remote), ("bulk", &self.bulk)];
+        let lanes = lanes.map(|(name, lane)| (name, lane.load()));
+        let all = [("local", self.local.load())].into_iter().chain(lanes);
+        all.map(|(name, (queued, threads))| (name, queued, threads)).collect()
     }
 
     /// Whether the server is being stopped.
@@ -234,13 +306,7 @@ impl Engine {
             cut: c.cut.load(Ordering::Relaxed),
             kicks: c.kicks.load(Ordering::Relaxed),
             rebuilds: c.rebuilds.load(Ordering::Relaxed),
-            lanes: self
-                .lanes()
-                .map(|(name, lane)| {
-                    let (queued, threads) = lane.load();
-                    (name, queued, threads)
-                })
-                .to_vec(),
+            lanes: self.loads(),
         }
     }
 
@@ -292,7 +358,8 @@ impl Engine {
 }
 
 impl Task {
-    fn run(self, lane: LaneName) {
+    /// Does the work.
+    pub(super) fn run(self, lane: LaneName) {
         match self {
             Self::Handle(exchange) => handle(exchange, lane),
             Self::Resume(exchange, job) => {

@@ -129,7 +129,7 @@ impl Exchange {
             if self.engine.cut(&self.connection) {
                 return;
             }
-            if is_broken {
+            if is_broken && self.connection.key.is_none() {
                 // Behind a unix socket nothing can be cut. As long as the writer lives, nothing follows on this
                 // connection, and the proxy in front gives it up.
                 self.engine.keep_in_limbo(marked.inner);

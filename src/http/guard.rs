@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::connections::{Connection, Key, Phase};
+use super::connections::{Connection, Key};
 use super::dispatch::Engine;
-use super::framing::HEAD_BYTES_MAX;
-use super::listen::{self, ServerOptions};
-use super::os::{self, ESTABLISHED, TcpInfo};
+use super::listen;
+use super::os;
 use super::sockets::{self, Found};
+use super::watch::{Seen, Verdict, Watch};
 use crate::sync::{Condvar, Mutex, lock, wait_timeout};
 
 /// Between two looks when nothing is suspicious.
@@ -29,14 +29,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LOOK_SOON: Duration = Duration::from_millis(15);
 /// A look takes at most this part of the time: some 10 ms at 2,000 connections.
 const LOAD_DIVISOR: u32 = 20;
-/// Bytes that wait longer than this, and no request is under way: the connection is stuck.
-const KICK_AFTER: Duration = Duration::from_millis(12);
-/// And again after this.
-const KICK_AGAIN: Duration = Duration::from_millis(250);
-/// A slow client must move so many bytes within the time for stalls.
-const PROGRESS_BYTES: u64 = 16 * 1024;
 /// A connection that is closed for so long without tiny_http letting go of it is lost.
 const ZOMBIE_AFTER: Duration = Duration::from_secs(10);
+/// How long a request that tiny_http had read before its connection was cut may be late.
+const REMEMBER_CUT: Duration = Duration::from_secs(5);
 /// Connections that wait to be accepted for so long: the accept loop has died without a word.
 const ACCEPT_STALL: Duration = Duration::from_secs(1);
 /// From one restart of an accept loop to the next.
@@ -79,34 +75,32 @@ impl Signal {
         self.wake.notify_one();
     }
 
-    /// Sleeps for `span`, or `LOOK_SOON` once somebody asks for it; none on stop.
-    fn sleep(&self, span: Duration) -> Option<HashSet<usize>> {
-        let end = Instant::now() + span;
+    /// Sleeps for `pause`, or `LOOK_SOON` once somebody asks for it, but never less than `rest`; none on stop.
+    fn sleep(&self, pause: Duration, rest: Duration) -> Option<HashSet<usize>> {
+        let started = Instant::now();
+        let mut end = started + pause.max(rest);
         let mut wanted = lock(&self.state);
-        while !wanted.stop && !wanted.soon {
+        loop {
+            if wanted.stop {
+                return None;
+            }
+            if std::mem::take(&mut wanted.soon) {
+                end = end.min((Instant::now() + LOOK_SOON).max(started + rest));
+            }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                break;
+                return Some(std::mem::take(&mut wanted.broken));
             }
             wanted = wait_timeout(&self.wake, wanted, left);
         }
-        if wanted.stop {
-            return None;
-        }
-        if std::mem::take(&mut wanted.soon) {
-            drop(wanted);
-            std::thread::sleep(LOOK_SOON.min(end.saturating_duration_since(Instant::now())));
-            wanted = lock(&self.state);
-        }
-        Some(std::mem::take(&mut wanted.broken))
     }
 }
 
 /// The guard's thread; ends after `Signal::stop`.
 pub(super) fn run(engine: &Arc<Engine>) {
     let mut guard = Guard::new(engine.clone());
-    let mut pause = LOOK_EVERY;
-    while let Some(broken) = engine.guard.sleep(pause) {
+    let (mut pause, mut rest) = (LOOK_EVERY, Duration::ZERO);
+    while let Some(broken) = engine.guard.sleep(pause, rest) {
         let started = Instant::now();
         let look = catch_unwind(AssertUnwindSafe(|| {
             guard.mend_listeners(broken);
@@ -116,8 +110,8 @@ pub(super) fn run(engine: &Arc<Engine>) {
             log::error!("the connection guard panicked; it goes on");
             false
         });
-        let pace = if is_suspicious { LOOK_SOON } else { LOOK_EVERY };
-        pause = pace.max(started.elapsed() * LOAD_DIVISOR);
+        pause = if is_suspicious { LOOK_SOON } else { LOOK_EVERY };
+        rest = started.elapsed() * LOAD_DIVISOR;
     }
 }
 
@@ -142,50 +136,11 @@ struct Guard {
     watches: HashMap<u64, Watch>,
     /// Freed during a look, so that there is a descriptor to look with when all are used up.
     spare: Option<File>,
+    /// Since when the socket of a connection that was cut has gone.
+    cut_since: HashMap<Key, Instant>,
     stalled_since: HashMap<usize, Instant>,
     rebuilt_at: Option<Instant>,
     broken: HashSet<usize>,
-}
-
-/// What the guard remembers of a connection.
-struct Watch {
-    /// Since when it has no request under way.
-    idle_since: Instant,
-    requests: u32,
-    /// Bytes that had come when the last request was done.
-    quiet_bytes: u64,
-    head_since: Option<Instant>,
-    pending_since: Option<Instant>,
-    kicked_at: Option<Instant>,
-    phase: Phase,
-    mark: (u64, Instant),
-    closed_since: Option<Instant>,
-}
-
-/// What the guard sees of a connection now.
-#[derive(Clone, Copy)]
-struct Seen {
-    info: TcpInfo,
-    requests: u32,
-    is_busy: bool,
-    phase: Phase,
-    body_bytes: u64,
-    has_pending: bool,
-}
-
-/// What to do about a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Keep,
-    /// It is idle since then; may go if there are too many.
-    Idle(Instant),
-    /// It was idle for too long.
-    End,
-    /// With what it did.
-    Cut(&'static str),
-    Kick,
-    /// Give up what is parked.
-    Abandon,
 }
 
 impl Guard {
@@ -194,6 +149,7 @@ impl Guard {
             engine,
             watches: HashMap::new(),
             spare: File::open("/dev/null").ok(),
+            cut_since: HashMap::new(),
             stalled_since: HashMap::new(),
             rebuilt_at: None,
             broken: HashSet::new(),
@@ -223,8 +179,7 @@ impl Guard {
         });
         self.spare = File::open("/dev/null").ok();
         self.watches.retain(|cookie, _| round.alive.contains(cookie));
-        let gone: HashSet<Key> = before.into_iter().filter(|k| !round.keys.contains(k)).collect();
-        engine.connections.retain(|key| !gone.contains(key));
+        self.forget_gone(before, &round);
         round.end_idle(&engine);
         for listener in &round.kicks {
             engine.counters.kicks.fetch_add(1, Ordering::Relaxed);
@@ -233,6 +188,21 @@ impl Guard {
         engine.counters.connections.store(round.count, Ordering::Relaxed);
         engine.counters.zombies.store(round.zombies, Ordering::Relaxed);
         round.has_pending
+    }
+
+    /// Forgets connections whose sockets have gone. Those that were cut are remembered for a while: what tiny_http had
+    /// read before may still be in its queue.
+    fn forget_gone(&mut self, before: Vec<Key>, round: &Round) {
+        let gone: HashSet<Key> = before.into_iter().filter(|k| !round.keys.contains(k)).collect();
+        let cut_since = &mut self.cut_since;
+        cut_since.retain(|key, _| gone.contains(key));
+        self.engine.connections.retain(|key, connection| {
+            let mut is_late = || {
+                let since = *cut_since.entry(*key).or_insert(round.now);
+                round.now - since < REMEMBER_CUT
+            };
+            !gone.contains(key) || (connection.is_cut() && is_late())
+        });
     }
 
     /// Starts another accept loop where one has ended, once there are descriptors for it. Connections wait in the
@@ -378,235 +348,5 @@ impl Round {
                 sockets::cut(&socket);
             }
         }
-    }
-}
-
-impl Seen {
-    fn new(info: TcpInfo, connection: Option<&Connection>) -> Self {
-        Self {
-            info,
-            requests: connection.map_or(0, Connection::requests),
-            is_busy: connection.is_some_and(Connection::is_busy),
-            phase: connection.map_or(Phase::Ours, Connection::phase),
-            body_bytes: connection.map_or(0, Connection::body_bytes),
-            has_pending: false,
-        }
-    }
-}
-
-impl Watch {
-    fn new(now: Instant) -> Self {
-        Self {
-            idle_since: now,
-            requests: 0,
-            quiet_bytes: 0,
-            head_since: None,
-            pending_since: None,
-            kicked_at: None,
-            phase: Phase::Ours,
-            mark: (0, now),
-            closed_since: None,
-        }
-    }
-
-    fn judge(&mut self, seen: &Seen, limits: &ServerOptions, now: Instant) -> Verdict {
-        if seen.is_busy {
-            self.requests = seen.requests;
-            self.rest(seen, now);
-            return self.judge_busy(seen, limits, now);
-        }
-        self.phase = Phase::Ours;
-        if seen.has_pending && self.is_to_be_kicked(now) {
-            return Verdict::Kick;
-        }
-        if !seen.has_pending {
-            self.pending_since = None;
-        }
-        if seen.requests != self.requests {
-            self.requests = seen.requests;
-            self.rest(seen, now);
-        } else if seen.info.bytes_received > self.quiet_bytes {
-            let since = *self.head_since.get_or_insert(now);
-            // Half of the limit again for what framing counts differently, and for a request of the next.
-            if seen.info.bytes_received - self.quiet_bytes > 2 * HEAD_BYTES_MAX as u64 {
-                return Verdict::Cut("its head is too long");
-            }
-            if now - since > limits.head_timeout {
-                return Verdict::Cut("its head takes too long");
-            }
-        } else if now - self.idle_since > limits.idle_timeout {
-            return Verdict::End;
-        }
-        Verdict::Idle(self.idle_since)
-    }
-
-    /// Between two requests.
-    fn rest(&mut self, seen: &Seen, now: Instant) {
-        self.idle_since = now;
-        self.quiet_bytes = seen.info.bytes_received;
-        self.head_since = None;
-        self.pending_since = None;
-    }
-
-    fn judge_busy(&mut self, seen: &Seen, limits: &ServerOptions, now: Instant) -> Verdict {
-        let (progress, span, why) = match seen.phase {
-            Phase::Parked if seen.info.state != ESTABLISHED => return Verdict::Abandon,
-            Phase::Parked | Phase::Ours => {
-                self.phase = seen.phase;
-                return Verdict::Keep;
-            }
-            Phase::Reading => (seen.body_bytes, limits.body_stall, "its body stalls"),
-            Phase::WritingSmall => {
-                (seen.info.bytes_acked, limits.small_write_stall, "it takes its answer too slowly")
-            }
-            Phase::WritingBulk => {
-                (seen.info.bytes_acked, limits.write_stall, "it takes its answer too slowly")
-            }
-        };
-        let (mark, at) = self.mark;
-        if self.phase != seen.phase || progress < mark || progress - mark >= PROGRESS_BYTES {
-            self.phase = seen.phase;
-            self.mark = (progress, now);
-        } else if now - at > span {
-            self.mark = (progress, now);
-            return Verdict::Cut(why);
-        }
-        Verdict::Keep
-    }
-
-    fn is_to_be_kicked(&mut self, now: Instant) -> bool {
-        let since = *self.pending_since.get_or_insert(now);
-        let is_due = now - since >= KICK_AFTER
-            && self.kicked_at.is_none_or(|kicked| now - kicked >= KICK_AGAIN);
-        if is_due {
-            self.kicked_at = Some(now);
-        }
-        is_due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS_MS: (u64, u64, u64) = (100, 1000, 200); // head, idle, stalls
-
-    fn limits() -> ServerOptions {
-        ServerOptions {
-            head_timeout: Duration::from_millis(LIMITS_MS.0),
-            idle_timeout: Duration::from_millis(LIMITS_MS.1),
-            body_stall: Duration::from_millis(LIMITS_MS.2),
-            write_stall: Duration::from_millis(LIMITS_MS.2),
-            small_write_stall: Duration::from_millis(LIMITS_MS.2 / 2),
-            ..ServerOptions::default()
-        }
-    }
-
-    /// A connection that is looked at again and again.
-    struct Scene {
-        start: Instant,
-        watch: Watch,
-        seen: Seen,
-    }
-
-    impl Scene {
-        fn new() -> Self {
-            let start = Instant::now();
-            let info =
-                TcpInfo { state: ESTABLISHED, bytes_received: 0, bytes_acked: 0, backlog: 0 };
-            Self { start, watch: Watch::new(start), seen: Seen::new(info, None) }
-        }
-
-        fn at(&mut self, ms: u64) -> Verdict {
-            let now = self.start + Duration::from_millis(ms);
-            match self.watch.judge(&self.seen, &limits(), now) {
-                Verdict::Idle(_) => Verdict::Keep,
-                verdict => verdict,
-            }
-        }
-    }
-
-    #[test]
-    fn a_head_has_its_time_however_it_drips() {
-        let mut scene = Scene::new();
-        for ms in (0..=100).step_by(10) {
-            scene.seen.info.bytes_received += 1;
-            assert_eq!(scene.at(ms), Verdict::Keep, "{ms}");
-        }
-        assert!(matches!(scene.at(101), Verdict::Cut(_)));
-    }
-
-    #[test]
-    fn a_long_head_is_cut_at_once() {
-        let mut scene = Scene::new();
-        scene.seen.info.bytes_received = 2 * HEAD_BYTES_MAX as u64;
-        assert_eq!(scene.at(1), Verdict::Keep);
-        scene.seen.info.bytes_received += 1;
-        assert!(matches!(scene.at(2), Verdict::Cut(_)));
-    }
-
-    #[test]
-    fn each_request_starts_the_time_for_idleness_anew() {
-        let mut scene = Scene::new();
-        assert_eq!(scene.at(900), Verdict::Keep);
-        (scene.seen.requests, scene.seen.info.bytes_received) = (1, 300);
-        assert_eq!(scene.at(950), Verdict::Keep);
-        assert_eq!(scene.at(1940), Verdict::Keep);
-        assert_eq!(scene.at(1951), Verdict::End);
-    }
-
-    #[test]
-    fn slow_bodies_and_slow_readers_are_cut_unless_they_get_on() {
-        for phase in [Phase::Reading, Phase::WritingBulk] {
-            let mut scene = Scene::new();
-            (scene.seen.is_busy, scene.seen.phase) = (true, phase);
-            for step in 0..10_u64 {
-                let bytes = step * PROGRESS_BYTES;
-                (scene.seen.body_bytes, scene.seen.info.bytes_acked) = (bytes, bytes);
-                assert_eq!(scene.at(step * 190), Verdict::Keep, "{phase:?} {step}");
-            }
-            scene.seen.body_bytes += 1;
-            scene.seen.info.bytes_acked += 1;
-            assert_eq!(scene.at(9 * 190 + 200), Verdict::Keep);
-            assert!(matches!(scene.at(9 * 190 + 201), Verdict::Cut(_)), "{phase:?}");
-        }
-        let mut small = Scene::new();
-        (small.seen.is_busy, small.seen.phase) = (true, Phase::WritingSmall);
-        assert_eq!(small.at(0), Verdict::Keep);
-        assert!(matches!(small.at(101), Verdict::Cut(_)));
-    }
-
-    #[test]
-    fn what_we_do_ourselves_is_not_held_against_a_client() {
-        let mut scene = Scene::new();
-        (scene.seen.is_busy, scene.seen.phase) = (true, Phase::Reading);
-        assert_eq!(scene.at(0), Verdict::Keep);
-        scene.seen.phase = Phase::Ours;
-        assert_eq!(scene.at(5000), Verdict::Keep);
-        scene.seen.phase = Phase::Reading;
-        assert_eq!(scene.at(6000), Verdict::Keep);
-        assert_eq!(scene.at(6100), Verdict::Keep);
-    }
-
-    #[test]
-    fn parked_clients_may_wait_but_not_leave() {
-        let mut scene = Scene::new();
-        (scene.seen.is_busy, scene.seen.phase) = (true, Phase::Parked);
-        assert_eq!(scene.at(100_000), Verdict::Keep);
-        scene.seen.info.state = 8;
-        assert_eq!(scene.at(100_001), Verdict::Abandon);
-    }
-
-    #[test]
-    fn bytes_that_nobody_reads_bring_a_kick_now_and_then() {
-        let mut scene = Scene::new();
-        (scene.seen.info.bytes_received, scene.seen.has_pending) = (50, true);
-        assert_eq!(scene.at(0), Verdict::Keep);
-        assert_eq!(scene.at(15), Verdict::Kick);
-        assert_eq!(scene.at(30), Verdict::Keep);
-        scene.seen.has_pending = false;
-        assert_eq!(scene.at(45), Verdict::Keep);
-        scene.seen.has_pending = true;
-        assert_eq!(scene.at(60), Verdict::Keep);
     }
 }

@@ -3,8 +3,10 @@
 //! | thread | how many | waits on |
 //! | --- | --- | --- |
 //! | tiny_http's | one per connection and one per listener | sockets |
-//! | http-take | one per accept loop | tiny_http's queue |
-//! | http-local, -body, -remote, -bulk | by options | their lane's queue |
+//! | http-local | by options | tiny_http's queue, for the first listener |
+//! | http-relief | 1 | the crew being busy |
+//! | http-take | one per further accept loop | tiny_http's queue |
+//! | http-body, -remote, -bulk | by options | their lane's queue |
 //! | http-polls | 1 | the clock, the nearest deadline |
 //! | http-guard | 1 | a timer |
 
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::crew::Crew;
 use super::dispatch::Engine;
 use super::sockets::Listener;
 use super::{Handler, guard, lanes, os};
@@ -210,14 +213,9 @@ impl Server {
         engine.end_takers();
         guard::cut_all(engine, true);
         engine.guard.stop();
-        for (_, lane) in engine.lanes() {
-            lane.close();
-        }
         let joined = Deadline::after(JOIN_TIME_MAX);
-        for (name, lane) in engine.lanes() {
-            if !lane.join(joined) {
-                log::warn!("a request is still under way in lane {name}; it is left behind");
-            }
+        for lane in engine.end_lanes(joined) {
+            log::warn!("a request is still under way in lane {lane}; it is left behind");
         }
         let helpers = std::mem::take(&mut *lock(&self.helpers));
         if !lanes::join_all(helpers, joined) {
@@ -243,9 +241,11 @@ impl Watcher {
     }
 }
 
-/// Runs an accept loop for a listener, and a thread that takes what comes from it.
+/// Runs an accept loop for a listener. What comes from the first one is taken by the crew; each other one gets a thread
+/// that does nothing else.
 pub(super) fn accept_from(engine: &Arc<Engine>, listener: usize) -> Result<()> {
     let server = Arc::new(engine.listeners[listener].serve()?);
+    let Some(server) = Crew::take_from(engine, listener, server)? else { return Ok(()) };
     let (taking, taken_for) = (server.clone(), engine.clone());
     let thread = spawn("http-take", move || take_from(&taken_for, listener, &taking))?;
     engine.add_taker(server, thread);
@@ -254,15 +254,10 @@ pub(super) fn accept_from(engine: &Arc<Engine>, listener: usize) -> Result<()> {
 
 /// Takes requests until the engine is over. The accept loop may end before that, and its connections live on.
 fn take_from(engine: &Arc<Engine>, listener: usize, server: &tiny_http::Server) {
-    loop {
+    while !engine.is_over() {
         match server.recv() {
-            Ok(request) => Engine::take(engine, listener, request),
-            Err(_) if engine.is_over() => return,
-            Err(_) if engine.is_stopping() => {} // its listener was shut
-            Err(e) => {
-                log::error!("an accept loop ended: {e}");
-                engine.guard.report_broken(listener);
-            }
+            Ok(request) => Engine::take_and_queue(engine, listener, request),
+            Err(e) => engine.see_receive_error(listener, &e),
         }
     }
 }

@@ -45,6 +45,7 @@ impl Rig {
     }
 
     pub fn start_with(options: ServerOptions) -> Self {
+        let _ = env_logger::builder().is_test(true).try_init();
         let clock = Arc::new(SerialClock::new(None));
         let site = Arc::new(Site::new());
         let server = Server::start(options, site.clone(), clock.clone()).unwrap();
