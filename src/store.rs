@@ -9,10 +9,12 @@ pub mod changelog;
 pub mod codec;
 pub mod key;
 pub mod record;
+mod rope;
 pub mod schema;
 pub mod txn;
 pub mod wanted;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,43 +164,16 @@ impl Writer {
         let base = last.map(|p| p.serial);
         let mut txn = WriteTxn::new(&sql, base);
         let value = change(&mut txn)?;
-        let Outcome { changes, files, removed } = txn.finish();
-        let Some(entry) = self.put_changes(&sql, base, &changes)? else {
+        let Outcome { changes, files, removed } = txn.take();
+        let Some(end) = put_changes(&sql, &txn, last, &changes)? else {
             return Ok((value, base));
         };
+        drop(txn);
         txn::place_files(&self.store.blobs, files)?;
-        let end = changelog::append(&sql, last, &entry)?;
         sql.commit()?;
         self.store.clock.advance(end.serial);
         self.remove_files(&removed);
         Ok((value, Some(end.serial)))
-    }
-
-    /// Writes the rows of what really changed, and gives the entry; `None` if nothing did.
-    fn put_changes(
-        &self,
-        sql: &Connection,
-        base: Option<Serial>,
-        changes: &std::collections::BTreeMap<String, Change>,
-    ) -> Result<Option<Vec<u8>>> {
-        let before = WriteTxn::new(sql, base);
-        let mut entry = Vec::new();
-        for (path, change) in changes {
-            let held = before.row(path)?;
-            let old = held.as_ref().and_then(|row| row.value.as_deref());
-            if old != change.value.as_deref() {
-                let back = Serial::wire(held.as_ref().map(|row| row.serial));
-                entry.push((path.as_str(), change.keyname.as_str(), back, change.value.as_deref()));
-            }
-        }
-        if entry.is_empty() {
-            return Ok(None);
-        }
-        let serial = before.next_serial();
-        for (path, keyname, _, value) in &entry {
-            txn::put_row(sql, path, keyname, serial, *value)?;
-        }
-        Ok(Some(codec::encode_entry(entry)))
     }
 
     fn remove_files(&self, removed: &[FilePath]) {
@@ -227,7 +202,7 @@ impl Writer {
         let mut connection = lock(&self.connection);
         let sql = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut last = changelog::position(&sql)?;
-        let mut touched = std::collections::BTreeSet::new();
+        let mut touched = BTreeSet::new();
         for (serial, entry) in entries {
             let expected = Serial::following(last.map(|p| p.serial));
             if *serial != expected {
@@ -235,9 +210,8 @@ impl Writer {
                     "serial {serial} came where {expected} was due"
                 )));
             }
-            self.apply_one(&sql, *serial, entry, &mut touched)
-                .context(|| format!("applying serial {serial}"))?;
-            last = Some(changelog::append(&sql, last, entry)?);
+            let end = apply_one(&sql, last, entry, &mut touched);
+            last = Some(end.context(|| format!("applying serial {serial}"))?);
         }
         let removed = wanted::settle(&sql, &self.store.blobs, &touched, wants)?;
         sql.commit()?;
@@ -245,25 +219,6 @@ impl Writer {
             self.store.clock.advance(end.serial);
         }
         self.remove_files(&removed);
-        Ok(())
-    }
-
-    fn apply_one(
-        &self,
-        sql: &Connection,
-        serial: Serial,
-        entry: &[u8],
-        touched: &mut std::collections::BTreeSet<FilePath>,
-    ) -> Result<()> {
-        for change in codec::RawEntry::parse(entry)?.changes() {
-            txn::put_row(sql, change.path, change.keyname, serial, change.value)?;
-            if FILE_KEYS.contains(&change.keyname) {
-                let path = FilePath::parse(change.path).ok_or_else(|| {
-                    Error::invalid(format!("'{}' is no path of a file", change.path))
-                })?;
-                touched.insert(path);
-            }
-        }
         Ok(())
     }
 
@@ -279,6 +234,58 @@ impl Writer {
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
+}
+
+/// Writes the rows of what really changed and appends the entry; `None` if nothing did.
+fn put_changes(
+    sql: &Connection,
+    txn: &WriteTxn<'_>,
+    last: Option<Position>,
+    changes: &BTreeMap<String, Change>,
+) -> Result<Option<Position>> {
+    let (mut entry, mut values) = (Vec::new(), Vec::new());
+    for (path, change) in changes {
+        let held = txn.held(path)?;
+        let old = held.as_ref().and_then(|held| held.value.as_ref());
+        let value = change.value.as_deref();
+        if old.map(|rope| rope.bytes.as_slice()) == value {
+            continue;
+        }
+        let back = Serial::wire(held.as_ref().map(|held| held.serial));
+        let names = (path.as_str(), change.keyname.as_str());
+        let segments = rope::put_row(sql, names, txn.next_serial(), value, old)?;
+        values.extend(value.map(|value| (value, segments)));
+        entry.push((path.as_str(), change.keyname.as_str(), back, value));
+    }
+    if entry.is_empty() {
+        return Ok(None);
+    }
+    changelog::append(sql, last, &codec::encode_entry(entry), &values).map(Some)
+}
+
+/// Writes the rows of an entry that a master committed, and appends it.
+fn apply_one(
+    sql: &Connection,
+    last: Option<Position>,
+    entry: &[u8],
+    touched: &mut BTreeSet<FilePath>,
+) -> Result<Position> {
+    let serial = Serial::following(last.map(|p| p.serial));
+    let mut values = Vec::new();
+    for change in codec::RawEntry::parse(entry)?.changes() {
+        let is_large = change.value.is_some_and(rope::is_cut);
+        let held = if is_large { txn::read_held(sql, change.path)? } else { None };
+        let old = held.as_ref().and_then(|held| held.value.as_ref());
+        let segments =
+            rope::put_row(sql, (change.path, change.keyname), serial, change.value, old)?;
+        values.extend(change.value.map(|value| (value, segments)));
+        if FILE_KEYS.contains(&change.keyname) {
+            let path = FilePath::parse(change.path)
+                .ok_or_else(|| Error::invalid(format!("'{}' is no path of a file", change.path)))?;
+            touched.insert(path);
+        }
+    }
+    changelog::append(sql, last, entry, &values)
 }
 
 #[cfg(test)]

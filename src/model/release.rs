@@ -104,7 +104,7 @@ pub fn append_link(
         }
     }
     let links = span(LINKS)?;
-    edits.push((links.clone(), codec::list_push_raw(&record[links], link).ok()?));
+    edits.push((links.clone(), codec::list_push_known(&record[links], link)?));
     edits.sort_by_key(|(span, _)| span.start);
     let python = span("requires_python").map(|span| codec::decode(&record[span]));
     let python = match python {

@@ -211,22 +211,10 @@ fn push_simple_link(
 /// A page's bytes with one link more; `None` if they are not of the plain shape `{links, requires_python}` with as
 /// many of each.
 fn splice_link(page: &[u8], link: &Link) -> Option<Vec<u8>> {
-    let span = |key| codec::dict_get_raw(page, key).ok().flatten();
-    let (links, pythons) = (span("links")?, span("requires_python")?);
-    let count = |list: &std::ops::Range<usize>| codec::list_len(&page[list.clone()]).ok();
-    if count(&links)? != count(&pythons)? {
-        return None;
-    }
     let pair = Value::Tuple(vec![link.name.as_str().into(), link.href.as_str().into()]);
     let python = link.requires_python.as_deref().map_or(Value::None, Value::from);
-    let edits = [(links, codec::encode(&pair)), (pythons, codec::encode(&python))];
-    let longer = edits.into_iter().map(|(span, item)| {
-        let longer = codec::list_push_raw(&page[span.clone()], &item).ok()?;
-        Some((span, longer))
-    });
-    let mut edits = longer.collect::<Option<Vec<_>>>()?;
-    edits.sort_by_key(|(span, _)| span.start);
-    Some(codec::replace(page, edits))
+    let items = [codec::encode(&pair), codec::encode(&python)];
+    codec::pair_push(page, ["links", "requires_python"], [&items[0], &items[1]])
 }
 
 /// Gives all links of one version the Python requirement of its record.

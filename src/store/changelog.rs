@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::serial::Serial;
 
+use super::rope::{self, Segment};
 use super::txn::serial_of;
 
 /// The hash of a history.
@@ -49,7 +50,7 @@ pub(super) fn chain_at(connection: &Connection, serial: Serial) -> Result<Option
     Ok(query.query_row([serial.get() as i64], |row| row.get(0)).optional()?)
 }
 
-/// Appends the entry that follows `last`, and gives the new end.
+/// Appends the entry that follows `last`, whose large values are stored already, and gives the new end.
 ///
 /// # Errors
 /// `Kind::Internal` if the database fails.
@@ -57,12 +58,15 @@ pub(super) fn append(
     connection: &Connection,
     last: Option<Position>,
     entry: &[u8],
+    values: &[(&[u8], Vec<Segment>)],
 ) -> Result<Position> {
     let serial = Serial::following(last.map(|p| p.serial));
     let chain = link(&last.map_or(CHAIN_START, |p| p.chain), serial, entry);
-    let mut put = connection
-        .prepare_cached("INSERT INTO changelog (serial, chain, data) VALUES (?1, ?2, ?3)")?;
-    put.execute(params![serial.get() as i64, chain, entry])?;
+    let stored = rope::store_entry(entry, values);
+    let mut put = connection.prepare_cached(
+        "INSERT INTO changelog (serial, chain, is_manifest, data) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    put.execute(params![serial.get() as i64, chain, stored.is_manifest, stored.value])?;
     Ok(Position { serial, chain })
 }
 
@@ -78,12 +82,13 @@ pub(super) fn range(
     bytes_max: usize,
 ) -> Result<Vec<(Serial, Vec<u8>)>> {
     let mut query = connection.prepare_cached(
-        "SELECT serial, data FROM changelog WHERE serial BETWEEN ?1 AND ?2 ORDER BY serial",
+        "SELECT serial, is_manifest, data FROM changelog WHERE serial BETWEEN ?1 AND ?2 ORDER BY serial",
     )?;
     let mut rows = query.query(params![from.get() as i64, to.get() as i64])?;
     let (mut entries, mut bytes, mut expected) = (Vec::new(), 0, from);
     while let Some(row) = rows.next()? {
-        let (serial, data): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        let serial: i64 = row.get(0)?;
+        let data = rope::load(connection, row.get(2)?, row.get(1)?)?.bytes;
         let serial = serial_of(serial)?;
         if serial != expected {
             return Err(Error::internal(format!(

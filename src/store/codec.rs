@@ -22,8 +22,8 @@ use crate::error::{Error, Result};
 pub use entry::{ListAnswer, RawChange, RawEntry, encode_entry, encode_serial};
 pub use frame::{FRAME_BYTES_MAX, FrameReader};
 pub use splice::{
-    dict_get_raw, dict_items, dict_set_raw, list_items, list_len, list_push_raw, replace,
-    set_insert_str, set_strs,
+    dict_get_raw, dict_items, dict_set_raw, list_items, list_len, list_push_known, list_push_raw,
+    pair_push, replace, set_insert_str, set_strs,
 };
 pub use walk::{DEPTH_MAX, TopType, top_type};
 

@@ -17,12 +17,18 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE changelog (
         serial INTEGER PRIMARY KEY,
         chain BLOB NOT NULL,
+        is_manifest INTEGER NOT NULL,
+        data BLOB NOT NULL
+    );
+    CREATE TABLE segment (
+        id INTEGER PRIMARY KEY,
         data BLOB NOT NULL
     );
     CREATE TABLE kv (
         key TEXT PRIMARY KEY,
         keyname TEXT NOT NULL,
         serial INTEGER NOT NULL,
+        is_manifest INTEGER NOT NULL,
         value BLOB
     );
     CREATE TABLE wanted (

@@ -1,10 +1,12 @@
 //! Transactions: reading at one serial, and writing the next one.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use r2d2::PooledConnection;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::{Context, Error, Result};
 use crate::serial::Serial;
@@ -13,6 +15,7 @@ use super::blobs::{Blobs, Staged};
 use super::codec;
 use super::key::{FilePath, Key};
 use super::record::Record;
+use super::rope::{self, Rope};
 
 /// What the store holds under a path: the serial that last touched it, and its value unless that was a deletion.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,10 +67,27 @@ fn decode<K: Key>(path: &str, bytes: &[u8]) -> Result<K::Value> {
         .map_err(|e| Error::internal(format!("the value of {path} is damaged")).caused_by(e))
 }
 
+/// What a row holds, with the segments of its value.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub serial: Serial,
+    pub value: Option<Rope>,
+}
+
+pub(super) fn read_held(connection: &Connection, path: &str) -> Result<Option<Held>> {
+    let mut query =
+        connection.prepare_cached("SELECT serial, is_manifest, value FROM kv WHERE key = ?1")?;
+    let row = query
+        .query_row([path], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<Vec<u8>>>(2)?)))
+        .optional()?;
+    let Some((serial, is_manifest, value)) = row else { return Ok(None) };
+    let value = value.map(|value| rope::load(connection, value, is_manifest)).transpose()?;
+    Ok(Some(Held { serial: serial_of(serial)?, value }))
+}
+
 fn read_row(connection: &Connection, path: &str) -> Result<Option<Row>> {
-    let mut query = connection.prepare_cached("SELECT serial, value FROM kv WHERE key = ?1")?;
-    let row = query.query_row([path], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    row.map(|(serial, value)| Ok(Row { serial: serial_of(serial)?, value })).transpose()
+    let held = read_held(connection, path)?;
+    Ok(held.map(|held| Row { serial: held.serial, value: held.value.map(|rope| rope.bytes) }))
 }
 
 fn read_touched(connection: &Connection, path: &str) -> Result<Option<Serial>> {
@@ -137,6 +157,8 @@ pub struct WriteTxn<'c> {
     connection: &'c Connection,
     base: Option<Serial>,
     changes: BTreeMap<String, Change>,
+    /// Rows that were read, by path; each is read once.
+    held: RefCell<BTreeMap<String, Option<Rc<Held>>>>,
     files: Vec<(FilePath, Staged)>,
     removed: Vec<FilePath>,
 }
@@ -150,11 +172,26 @@ pub(super) struct Outcome {
 
 impl<'c> WriteTxn<'c> {
     pub(super) fn new(connection: &'c Connection, base: Option<Serial>) -> Self {
-        let (changes, files, removed) = Default::default();
-        Self { connection, base, changes, files, removed }
+        let (changes, held, files, removed) = Default::default();
+        Self { connection, base, changes, held, files, removed }
     }
-    pub(super) fn finish(self) -> Outcome {
-        Outcome { changes: self.changes, files: self.files, removed: self.removed }
+    /// What was stored under a path before this transaction.
+    pub(super) fn held(&self, path: &str) -> Result<Option<Rc<Held>>> {
+        if let Some(held) = self.held.borrow().get(path) {
+            return Ok(held.clone());
+        }
+        let held = read_held(self.connection, path)?.map(Rc::new);
+        self.held.borrow_mut().insert(path.to_owned(), held.clone());
+        Ok(held)
+    }
+
+    pub(super) fn take(&mut self) -> Outcome {
+        let (changes, files, removed) = (&mut self.changes, &mut self.files, &mut self.removed);
+        Outcome {
+            changes: std::mem::take(changes),
+            files: std::mem::take(files),
+            removed: std::mem::take(removed),
+        }
     }
 
     /// The serial that this transaction gets if it changes anything.
@@ -240,7 +277,10 @@ impl Read for WriteTxn<'_> {
             Some(change) => {
                 Ok(Some(Row { serial: self.next_serial(), value: change.value.clone() }))
             }
-            None => read_row(self.connection, path),
+            None => Ok(self.held(path)?.map(|held| Row {
+                serial: held.serial,
+                value: held.value.as_ref().map(|rope| rope.bytes.clone()),
+            })),
         }
     }
     fn touched(&self, path: &str) -> Result<Option<Serial>> {
@@ -254,20 +294,4 @@ impl Read for WriteTxn<'_> {
 /// Puts files in place.
 pub(super) fn place_files(blobs: &Blobs, files: Vec<(FilePath, Staged)>) -> Result<()> {
     files.into_iter().try_for_each(|(path, staged)| blobs.place(staged, &path))
-}
-
-/// Stores the current value of a path.
-pub(super) fn put_row(
-    connection: &Connection,
-    path: &str,
-    keyname: &str,
-    serial: Serial,
-    value: Option<&[u8]>,
-) -> Result<()> {
-    let mut put = connection.prepare_cached(
-        "INSERT INTO kv (key, keyname, serial, value) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (key) DO UPDATE SET keyname = ?2, serial = ?3, value = ?4",
-    )?;
-    put.execute(params![path, keyname, serial.get() as i64, value])?;
-    Ok(())
 }

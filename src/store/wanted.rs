@@ -15,7 +15,7 @@ use crate::serial::Serial;
 use super::blobs::Blobs;
 use super::key::FilePath;
 use super::record::{Dict, Record};
-use super::txn::serial_of;
+use super::txn::{self, serial_of};
 use super::{Store, Writer};
 
 /// A file to fetch.
@@ -63,7 +63,6 @@ pub(super) fn settle(
     touched: &BTreeSet<FilePath>,
     wants: &dyn Fn(&FilePath) -> bool,
 ) -> Result<Vec<FilePath>> {
-    let mut read = sql.prepare_cached("SELECT serial, value FROM kv WHERE key = ?1")?;
     let mut want = sql.prepare_cached(
         "INSERT INTO wanted (path, serial) VALUES (?1, ?2) ON CONFLICT (path)
          DO UPDATE SET serial = ?2, state = 'wanted', tries = 0, next_try = 0, reason = NULL",
@@ -71,9 +70,8 @@ pub(super) fn settle(
     let mut drop = sql.prepare_cached("DELETE FROM wanted WHERE path = ?1")?;
     let mut removed = Vec::new();
     for path in touched {
-        let row: (i64, Option<Vec<u8>>) =
-            read.query_row([path.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let record = row.1.map(|bytes| Dict::decode(&bytes)).transpose()?;
+        let Some(held) = txn::read_held(sql, path.as_str())? else { continue };
+        let record = held.value.map(|rope| Dict::decode(&rope.bytes)).transpose()?;
         match record {
             None => {
                 drop.execute([path.as_str()])?;
@@ -82,7 +80,7 @@ pub(super) fn settle(
             Some(record) if record.get("last_modified").is_none() => (),
             Some(_) if !wants(path) || blobs.size(path).is_some() => (),
             Some(_) => {
-                want.execute(params![path.as_str(), row.0])?;
+                want.execute(params![path.as_str(), held.serial.get() as i64])?;
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::walk::{INT, Item, LIST, Op, PUT, SET, TopType, Walker, top_type};
+use super::walk::{DICT, INT, Item, LIST, Op, PUT, SET, TopType, Walker, top_type};
 use super::write;
 use crate::error::{Error, Result};
 
@@ -158,6 +158,47 @@ pub fn list_push_raw(bytes: &[u8], item: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// `list_push_raw` for a list that is known to be well formed: its bytes are copied and not looked at. `None` if it
+/// does not even begin as a list.
+pub fn list_push_known(bytes: &[u8], item: &[u8]) -> Option<Vec<u8>> {
+    let length = known_len(bytes)?;
+    let mut out = Vec::with_capacity(bytes.len() + item.len() + COUNT_BYTES + 1);
+    write::counted(&mut out, LIST, length + 1);
+    out.extend_from_slice(&bytes[COUNT_BYTES..]);
+    write::counted(&mut out, INT, length);
+    out.extend_from_slice(item);
+    out.push(PUT);
+    Some(out)
+}
+
+fn known_len(list: &[u8]) -> Option<usize> {
+    let (opcode, count) = list.get(..COUNT_BYTES)?.split_first()?;
+    (*opcode == LIST).then_some(())?;
+    super::walk::length(count.try_into().ok()?)
+}
+
+/// A dict of exactly two lists of the same length under these keys, in this order, with one item more in each; `None`
+/// if it is anything else. The keys must be such that no text inside the first list can hold one as it is encoded,
+/// since the second is searched for from the end; the second list is looked at, the first one is only copied.
+pub fn pair_push(bytes: &[u8], keys: [&str; 2], items: [&[u8]; 2]) -> Option<Vec<u8>> {
+    let [first_key, second_key] = keys.map(|key| {
+        let mut encoded = Vec::new();
+        write::str(&mut encoded, key);
+        encoded
+    });
+    let first = bytes.strip_prefix(&[DICT])?.strip_prefix(first_key.as_slice())?;
+    let (first, _) = first.split_at_checked(first.len().checked_sub(1)?)?;
+    let at = memchr::memmem::rfind(first, &second_key)?;
+    let (first, second) = (first[..at].strip_suffix(&[PUT])?, &first[at + second_key.len()..]);
+    let is_plain = top_type(second).ok()? == TopType::List
+        && bytes.ends_with(&[PUT])
+        && known_len(first)? == known_len(second)?;
+    is_plain.then_some(())?;
+    let (first, second) = (list_push_known(first, items[0])?, list_push_known(second, items[1])?);
+    let parts: [&[u8]; 7] = [&[DICT], &first_key, &first, &[PUT], &second_key, &second, &[PUT]];
+    Some(parts.concat())
+}
+
 /// The elements of an encoded set of texts.
 ///
 /// # Errors
@@ -249,6 +290,28 @@ mod tests {
             spliced = dict_set_raw(&spliced, key, &encode(&value)).expect("a dict");
         }
         assert_eq!(decode(&spliced).expect("whole"), expected);
+    }
+
+    #[test]
+    fn pairs_of_lists_grow_together_or_not_at_all() {
+        let list = |n: i32| Value::List((0..n).map(Value::Int).collect());
+        let dict = |a: i32, b: i32, more: &[&str]| {
+            let more = more.iter().map(|key| ((*key).to_owned(), Value::None));
+            let lists = [("a".to_owned(), list(a)), ("b".to_owned(), list(b))];
+            encode(&Value::dict(lists.into_iter().chain(more)))
+        };
+        let push = |bytes: &[u8], item: i32| {
+            let item = encode(&Value::Int(item));
+            pair_push(bytes, ["a", "b"], [&item, &item])
+        };
+        assert_eq!(push(&dict(2, 2, &[]), 2), Some(dict(3, 3, &[])));
+        assert_eq!(push(&dict(0, 0, &[]), 0), Some(dict(1, 1, &[])));
+        assert_eq!(push(&dict(2, 1, &[]), 2), None);
+        assert_eq!(push(&dict(2, 2, &["c"]), 2), None);
+        assert_eq!(push(&encode(&Value::dict([("b", list(1)), ("a", list(1))])), 1), None);
+        for end in 0..dict(2, 2, &[]).len() {
+            assert_eq!(push(&dict(2, 2, &[])[..end], 2), None, "cut at {end}");
+        }
     }
 
     #[test]
