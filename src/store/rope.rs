@@ -13,9 +13,9 @@ use rusqlite::{Connection, params};
 use crate::error::{Error, Result};
 
 /// Values from this size on are cut. Below, one row is cheaper than several.
-const CUT_BYTES_MIN: usize = 16 << 10;
-/// The size of a segment when it is cut; a page of SQLite holds less, so it lies in one or two.
-const SEGMENT_BYTES: usize = 4 << 10;
+const CUT_BYTES_MIN: usize = 8 << 10;
+/// The size of a segment when it is cut: what one page of SQLite holds.
+const SEGMENT_BYTES: usize = 4_000;
 /// How far behind the place where it is expected a segment of the old value is looked for.
 const LOOK_BYTES: usize = 4 * SEGMENT_BYTES;
 /// How many segments of the old value are looked for before the rest counts as new.
@@ -144,7 +144,7 @@ pub(super) fn store_entry(entry: &[u8], values: &[(&[u8], Vec<Segment>)]) -> Sto
     let mut manifest = Vec::new();
     let mut at = 0;
     for (value, segments) in values.iter().filter(|(_, segments)| !segments.is_empty()) {
-        if let Some(found) = memmem::find(&entry[at..], value) {
+        if let Some(found) = find(&entry[at..], value) {
             put_inline(&mut manifest, &entry[at..at + found]);
             put_segments(&mut manifest, segments);
             at += found + value.len();
@@ -155,6 +155,19 @@ pub(super) fn store_entry(entry: &[u8], values: &[(&[u8], Vec<Segment>)]) -> Sto
     }
     put_inline(&mut manifest, &entry[at..]);
     Stored { value: manifest, is_manifest: true }
+}
+
+/// Where long bytes stand in others. They are looked for by their beginning: preparing a search for all of them would
+/// cost more than the search.
+fn find(bytes: &[u8], long: &[u8]) -> Option<usize> {
+    const PROBE_BYTES: usize = 32;
+    let probe = &long[..long.len().min(PROBE_BYTES)];
+    memmem::find_iter(bytes, probe).find(|at| bytes[*at..].starts_with(long))
+}
+
+/// `find` for a segment that begins not far from the beginning.
+fn find_start(bytes: &[u8], segment: &[u8]) -> Option<usize> {
+    find(&bytes[..bytes.len().min(LOOK_BYTES + segment.len())], segment)
 }
 
 /// A part of a new value.
@@ -178,13 +191,12 @@ fn share<'a>(new: &'a [u8], old: Option<&Rope>) -> Vec<Piece<'a>> {
     let bytes = |n: usize| &old.bytes[starts[n]..starts[n] + old.segments[n].length];
     let (mut pieces, mut at, mut next) = (Vec::new(), 0, 0);
     while at < new.len() {
-        let ahead = &new[at..new.len().min(at + LOOK_BYTES)];
         let candidates = next..old.segments.len().min(next + LOOK_SEGMENTS);
         let found = candidates.clone().find_map(|n| {
             if n == next && new[at..].starts_with(bytes(n)) {
                 return Some((n, 0));
             }
-            memmem::find(ahead, bytes(n)).map(|place| (n, place))
+            find_start(&new[at..], bytes(n)).map(|place| (n, place))
         });
         let Some((n, place)) = found else { break };
         if place > 0 {
