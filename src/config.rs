@@ -17,7 +17,7 @@ use settings::Settings;
 
 /// The largest request body in bytes; devpi's default.
 const BODY_BYTES_MAX: u64 = 1 << 30;
-/// Threads that answer from local state; devpi's default. A slow client holds one while it takes its bytes.
+/// Requests that wait for another machine at a time; devpi's default for all its threads.
 const THREADS: usize = 50;
 /// Connections at a time. More than devpi's 100, since parked polls and kept-alive clients count too.
 const CONNECTIONS_MAX: usize = 1024;
@@ -93,7 +93,7 @@ pub struct Config {
     pub unix_socket: Option<PathBuf>,
     /// The permission bits of the unix socket.
     pub unix_socket_mode: u32,
-    /// Threads that answer from local state.
+    /// Requests that wait for another machine at a time.
     pub threads: usize,
     /// Connections at a time.
     pub connection_limit: usize,

@@ -101,7 +101,7 @@ command! {
         outside_url: Option;
         /// who may change users and indexes: names and :groups with commas between (default: all may create)
         restrict_modify: Option;
-        /// threads that answer clients (default: 50)
+        /// requests that wait for another machine at a time (default: 50)
         threads: Option;
         /// connections at a time (default: 1024)
         connection_limit: Option;
