@@ -151,6 +151,26 @@ fn requests_sent_ahead_hold_no_workers_and_are_answered_in_order() {
 }
 
 #[test]
+fn answers_keep_the_order_of_requests_under_load() {
+    let rig = Rig::start();
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let mut client = rig.client();
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let ahead = 1 + (round * 7 + thread) % 12;
+                    let request = |n| format!("GET /target?{n} HTTP/1.1\r\nHost: h\r\n\r\n");
+                    client.send(&(0..ahead).map(request).collect::<String>());
+                    for n in 0..ahead {
+                        assert_eq!(client.read_answer().text(), format!("/target?{n}"));
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn too_many_requests_ahead_end_the_connection() {
     let rig = Rig::start();
     let mut client = rig.client();

@@ -348,12 +348,15 @@ impl Engine {
         }
     }
 
-    /// Holds a writer whose connection cannot be cut, and lets go of those held long enough.
+    /// Holds a writer whose connection cannot be cut.
     pub(super) fn keep_in_limbo(&self, writer: Box<dyn Write + Send>) {
+        lock(&self.limbo).push((exchange::limbo_end(), writer));
+    }
+
+    /// Lets go of writers that were held long enough.
+    pub(super) fn clear_limbo(&self) {
         let now = Instant::now();
-        let mut limbo = lock(&self.limbo);
-        limbo.retain(|(end, _)| *end > now);
-        limbo.push((exchange::limbo_end(), writer));
+        lock(&self.limbo).retain(|(end, _)| *end > now);
     }
 }
 

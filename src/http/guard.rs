@@ -180,6 +180,7 @@ impl Guard {
         self.spare = File::open("/dev/null").ok();
         self.watches.retain(|cookie, _| round.alive.contains(cookie));
         self.forget_gone(before, &round);
+        engine.clear_limbo();
         round.end_idle(&engine);
         for listener in &round.kicks {
             engine.counters.kicks.fetch_add(1, Ordering::Relaxed);
