@@ -254,14 +254,14 @@ fn wait(ended: &Receiver<End>) -> End {
     ended.recv().unwrap_or(End::Signal)
 }
 
-/// The reverse order of the start: no new requests, then nobody who waits for a serial, then the puller.
+/// The reverse order of the start. The server drains first, so that relays under way still see their serial come.
 fn stop(app: &Arc<App>, server: &Server) {
     log::info!("stopping");
+    server.stop();
     app.store.clock().stop();
     if let Node::Replica(replica) = &app.node {
         replica.stop();
     }
-    server.stop();
 }
 
 /// What a new node starts with.

@@ -113,6 +113,19 @@ impl Request {
     pub fn has_parameter(&self, name: &str) -> bool {
         self.query().split('&').any(|p| p.split('=').next() == Some(name))
     }
+    /// The same request again, for one that has no body.
+    #[must_use]
+    pub fn without_body(&self) -> Self {
+        Self {
+            method: self.method,
+            target: self.target.clone(),
+            headers: self.headers.clone(),
+            peer: self.peer,
+            deadline: self.deadline,
+            body_length: None,
+            body: Box::new(io::empty()),
+        }
+    }
     /// The `Accept` header; absent counts as `*/*`.
     pub fn accept(&self) -> &str {
         self.headers.get("accept").unwrap_or("*/*")
