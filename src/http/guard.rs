@@ -279,6 +279,9 @@ impl Round {
         self.keys.insert(key);
         self.count += 1;
         let mut seen = Seen::new(info, connection.as_deref());
+        if info.is_ended() && !seen.is_busy {
+            return self.see_closed(watch);
+        }
         seen.has_pending = !seen.is_busy
             && info.bytes_received != watch.quiet_bytes
             && sockets::has_pending(socket);

@@ -13,6 +13,8 @@ use socket2::Socket;
 
 /// The kernel's number for a TCP connection that is open both ways.
 pub(super) const ESTABLISHED: u8 = 1;
+/// The same for one that the other end has closed.
+const CLOSE_WAIT: u8 = 8;
 
 /// What the kernel knows of a TCP connection.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +27,13 @@ pub(super) struct TcpInfo {
     pub bytes_acked: u64,
     /// For a listening socket: connections that wait to be accepted.
     pub backlog: u32,
+}
+
+impl TcpInfo {
+    /// Whether this end was closed.
+    pub(super) fn is_ended(&self) -> bool {
+        !matches!(self.state, ESTABLISHED | CLOSE_WAIT)
+    }
 }
 
 /// The numbers of all open descriptors.
@@ -106,8 +115,6 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-
-    const CLOSE_WAIT: u8 = 8;
 
     #[test]
     fn own_sockets_are_found_and_read() {
