@@ -425,7 +425,10 @@ mod tests {
         assert_eq!(wanted.iter().map(|w| &w.path).collect::<Vec<_>>(), [&two]);
 
         let staged = replica.blobs().stage(&mut &b"abc"[..], Default::default(), 9).expect("fits");
-        assert!(puller.fetched(&two, staged).expect("places"));
+        assert!(!puller.fetched(&two, staged, |_| false).expect("is for another record"));
+        assert_eq!(replica.wanted_counts().expect("reads").wanted, 1);
+        let staged = replica.blobs().stage(&mut &b"abc"[..], Default::default(), 9).expect("fits");
+        assert!(puller.fetched(&two, staged, |_| true).expect("places"));
         assert_eq!(replica.wanted_counts().expect("reads"), Default::default());
         assert!(replica.blobs().size(&two).is_some());
     }

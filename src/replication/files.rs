@@ -163,10 +163,11 @@ impl Files {
             }
         }
         blobs.prepare(path)?;
+        let fits = |record: &Dict| Expected::of(record) == *expected;
         let is_in_place =
-            self.writer.fetched(path, staged).context(|| format!("storing {path}"))?;
+            self.writer.fetched(path, staged, fits).context(|| format!("storing {path}"))?;
         if !is_in_place {
-            log::debug!("{path} was deleted while it was fetched");
+            log::debug!("{path} was deleted or changed while it was fetched");
         }
         Ok(())
     }

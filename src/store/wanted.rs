@@ -177,20 +177,29 @@ impl Store {
 }
 
 impl Writer {
-    /// Puts a fetched file in place and takes it off the queue, if its record still stands; else drops it.
+    /// Puts a fetched file in place and takes it off the queue if the record that stands now is one that `fits` says
+    /// it is for. A file that was deleted meanwhile is dropped; one whose record changed stays wanted.
     ///
     /// # Errors
     /// `Kind::Internal` if the disk or the database fails.
-    pub fn fetched(&self, path: &FilePath, staged: super::blobs::Staged) -> Result<bool> {
+    pub fn fetched(
+        &self,
+        path: &FilePath,
+        staged: super::blobs::Staged,
+        fits: impl FnOnce(&Dict) -> bool,
+    ) -> Result<bool> {
         self.local(|sql| {
-            let mut query =
-                sql.prepare_cached("SELECT 1 FROM kv WHERE key = ?1 AND value IS NOT NULL")?;
-            let stands = query.query_row([path.as_str()], |_| Ok(())).optional()?.is_some();
-            if stands {
+            let value = txn::read_held(sql, path.as_str())?.and_then(|held| held.value);
+            let record = value.map(|rope| Dict::decode(&rope.bytes)).transpose()?;
+            let is_right = record.as_ref().is_some_and(fits);
+            if is_right {
                 self.store().blobs().place(staged, path)?;
             }
-            sql.prepare_cached("DELETE FROM wanted WHERE path = ?1")?.execute([path.as_str()])?;
-            Ok(stands)
+            if is_right || record.is_none() {
+                sql.prepare_cached("DELETE FROM wanted WHERE path = ?1")?
+                    .execute([path.as_str()])?;
+            }
+            Ok(is_right)
         })
     }
 
