@@ -214,3 +214,14 @@ fn every_source_is_on_the_map() {
         .collect();
     assert!(absent.is_empty(), "not in ARCHITECTURE.md: {absent:?}");
 }
+
+#[test]
+fn every_option_is_described() {
+    let text = fs::read_to_string(root().join("docs/OPERATIONS.md")).unwrap();
+    let names = twinpi::config::options::OPTIONS.iter().map(|opt| format!("--{}", opt.name));
+    // The last character keeps `--listen` from standing for `--listen-more`.
+    let is_there =
+        |name: &str| [" ", "`", ","].iter().any(|end| text.contains(&format!("{name}{end}")));
+    let absent: Vec<_> = names.filter(|name| !is_there(name)).collect();
+    assert!(absent.is_empty(), "not in docs/OPERATIONS.md: {absent:?}");
+}
