@@ -63,7 +63,8 @@ pub fn cached(app: &App, request: &Request) -> Option<Response> {
         return None;
     }
     let is_installer = ask::is_installer(request);
-    if !is_installer && !request.target.contains("/+simple") {
+    // Other addresses show a simple page only to those who want one.
+    if !request.target.contains("/+simple") && !(is_installer && is_wanted(request)) {
         return None;
     }
     let page = app.pages.get(&app.store, &cache_key(app, request, is_installer)).ok()??;
