@@ -61,7 +61,6 @@ compat: ## the client tests against devpi-server itself: what they expect is wha
 
 bench: $(BUILT) ## cost of uploads as history grows, of passwords against tokens; 500 parked polls
 	$(PYTHON) scripts/bench "$(BINARY)"
-	cargo test $(CARGO_FLAGS) --release --test growth -- --ignored --nocapture
 	scripts/parked-polls
 
 map: ## the code map in ARCHITECTURE.md, from the sources
