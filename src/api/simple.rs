@@ -64,7 +64,8 @@ pub fn cached(app: &App, request: &Request) -> Option<Response> {
     }
     let is_installer = ask::is_installer(request);
     // Other addresses show a simple page only to those who want one.
-    if !request.target.contains("/+simple") && !(is_installer && is_wanted(request)) {
+    let is_simple = request.target.contains("/+simple") || is_installer && is_wanted(request);
+    if !is_simple {
         return None;
     }
     let page = app.pages.get(&app.store, &cache_key(app, request, is_installer)).ok()??;

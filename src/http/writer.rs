@@ -7,14 +7,18 @@ use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::response::{Body, Response};
 
 /// Up to here an answer is one write, made where it was computed; longer ones go to the lane for bulk.
 pub(super) const SMALL_BYTES_MAX: usize = 64 * 1024;
-/// One piece of a file. Measured: twice the throughput of 8 KiB pieces, and no gain above.
+/// One piece of a file. Measured: twice the throughput of 8 KiB pieces. A slow client holds one for as long as it takes.
 const FILE_PIECE_BYTES: usize = 256 * 1024;
+/// One piece for a client that took the last one at once. Measured: a fifth faster for a single stream.
+const FAST_PIECE_BYTES: usize = 1024 * 1024;
+/// What counts as at once.
+const FAST: Duration = Duration::from_millis(2);
 /// One piece of a stream.
 const STREAM_PIECE_BYTES: usize = 64 * 1024;
 /// A head with its fields, usually.
@@ -226,9 +230,9 @@ fn write_file(
     length: u64,
 ) -> io::Result<()> {
     let end = offset.saturating_add(length);
-    let mut filled = buffer.len();
+    let (mut filled, mut piece) = (buffer.len(), FILE_PIECE_BYTES);
     loop {
-        let room = FILE_PIECE_BYTES.min(saturating(end - offset));
+        let room = piece.min(saturating(end - offset));
         buffer.resize(filled + room, 0);
         while filled < buffer.len() {
             match file.read_at(&mut buffer[filled..], offset) {
@@ -241,11 +245,17 @@ fn write_file(
                 Err(e) => return Err(e),
             }
         }
+        let started = Instant::now();
         out.write_all(buffer)?;
         if offset == end {
             return Ok(());
         }
         filled = 0;
+        piece = if started.elapsed() < FAST { FAST_PIECE_BYTES } else { FILE_PIECE_BYTES };
+        if piece < buffer.len() {
+            buffer.truncate(piece);
+            buffer.shrink_to(piece);
+        }
     }
 }
 
@@ -344,6 +354,19 @@ mod tests {
     }
 
     const PLAIN: Manner = Manner { is_head: false, is_http_11: true, closes: false };
+
+    /// A client that takes nothing at once.
+    struct Slow(Wire);
+
+    impl Write for Slow {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            std::thread::sleep(2 * FAST);
+            self.0.write(buf)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.flush()
+        }
+    }
 
     fn sent(response: Response, manner: Manner) -> (String, String, usize) {
         let mut wire = Wire::default();
@@ -453,7 +476,10 @@ mod tests {
         };
         let (_, body, writes) = sent(part(7, 599_000), PLAIN);
         assert!(body.as_bytes() == &content[7..599_007]);
-        assert_eq!(writes, 3);
+        assert!((2..=3).contains(&writes), "{writes}: two, or three if the first took its time");
+        let mut slow = Slow(Wire::default());
+        write(&mut slow, part(0, 600_000), PLAIN).unwrap();
+        assert_eq!(slow.0.writes, 3);
         let mut wire = Wire::default();
         assert!(write(&mut wire, part(0, 600_001), PLAIN).is_err());
         assert!(is_bulk(&part(0, 65_537).body) && !is_bulk(&part(0, 65_536).body));
