@@ -1,3 +1,13 @@
 //! Pages as pure functions of values.
 
+pub mod index;
 pub mod simple;
+
+/// The text with the five characters that mean something in HTML escaped.
+pub fn escape(text: &str) -> String {
+    if !text.contains(['&', '<', '>', '"', '\'']) {
+        return text.to_owned();
+    }
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#x27;")
+}

@@ -4,6 +4,7 @@ use crate::error::{Error, Kind};
 use crate::http::accept;
 use crate::http::request::Request;
 use crate::http::response::{Body, Response};
+use crate::pages;
 
 use serde_json::{Value as Json, json};
 
@@ -125,28 +126,12 @@ pub fn failure(error: &Error, wants_json: bool) -> Response {
 
 /// A page with one sentence.
 pub fn html_page(status: u16, text: &str) -> Response {
-    let text = escape(text);
+    let text = pages::escape(text);
     let page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{text}</title></head>\
          <body><h1>{text}</h1></body></html>\n"
     );
     Response::bytes(status, "text/html; charset=utf-8", page)
-}
-
-/// The text with the five characters that mean something in HTML escaped.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#x27;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 /// A redirect.

@@ -10,12 +10,13 @@ use crate::model::acl::Permission;
 use crate::model::index::{self, Patch};
 use crate::model::stage;
 use crate::names::IndexName;
+use crate::pages;
 use crate::store::txn::Read;
 
 use super::ask::{HTML, JSON, SIMPLE_JSON};
 use super::{App, ask, at, auth, json_body, json_object, simple};
 
-/// `GET /U/I`: for installers the list of projects, else the configuration.
+/// `GET /U/I`: for installers the list of projects, for browsers a page, else the configuration.
 ///
 /// # Errors
 /// `Kind::NotFound` if there is no such index or the form is not offered.
@@ -29,6 +30,11 @@ pub fn show(app: &App, request: &Request, name: &IndexName) -> Result<Response> 
     }
     let txn = app.store.read()?;
     let index = index::require(&txn, name)?;
+    if best == Some(HTML) && request.accept().contains(HTML) {
+        let base = ask::base_url(request, app.config.outside_url.as_deref());
+        let page = pages::index::page(&index, &stage::projects(&txn, name)?, &base);
+        return Ok(at(txn.serial(), Response::bytes(200, "text/html; charset=utf-8", page)));
+    }
     let mut shown = index.shown();
     if !request.has_parameter("no_projects")
         && let Json::Object(fields) = &mut shown

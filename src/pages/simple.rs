@@ -5,6 +5,8 @@ use serde_json::{Map, Value as Json, json};
 use crate::model::links::{Page, PageFile};
 use crate::store::codec::Value;
 
+use super::escape;
+
 /// The version of the interface that the pages follow (PEP 629, 700, 792).
 const API_VERSION: &str = "1.4";
 
@@ -151,14 +153,6 @@ fn url_path(path: &str) -> String {
         .add(b'{')
         .add(b'}');
     percent_encoding::utf8_percent_encode(path, &KEPT).to_string()
-}
-
-fn escape(text: &str) -> String {
-    if !text.contains(['&', '<', '>', '"', '\'']) {
-        return text.to_owned();
-    }
-    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    text.replace('"', "&quot;").replace('\'', "&#x27;")
 }
 
 #[cfg(test)]
