@@ -17,7 +17,6 @@ pub mod users;
 use std::borrow::Cow;
 use std::io::Read as _;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
 use serde_json::Value as Json;
 
@@ -73,8 +72,6 @@ pub struct App {
     pub pages: PageCache,
     /// Files that are asked for often.
     pub files: FileCache,
-    /// When the process started.
-    pub started: SystemTime,
     /// Numbers of the HTTP server, once it runs.
     pub http: OnceLock<Watcher>,
 }

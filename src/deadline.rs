@@ -19,10 +19,6 @@ impl Deadline {
     pub fn is_past(self) -> bool {
         self.remaining().is_zero()
     }
-    /// The moment itself.
-    pub fn instant(self) -> Instant {
-        self.0
-    }
     /// The earlier of the two.
     #[must_use]
     pub fn min(self, other: Self) -> Self {

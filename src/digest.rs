@@ -21,11 +21,6 @@ impl Digest {
     pub fn hash_spec(&self) -> String {
         format!("sha256={}", self.hex())
     }
-    /// Reads sixty-four hex digits.
-    pub fn from_hex(text: &str) -> Option<Self> {
-        let bytes = unhex(text)?;
-        Some(Self(bytes.try_into().ok()?))
-    }
 }
 
 impl fmt::Debug for Digest {

@@ -4,7 +4,6 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -21,7 +20,7 @@ use crate::model::acl::Policy;
 use crate::model::{metadata, setup, user};
 use crate::names::UserName;
 use crate::nodeinfo::{NodeInfo, Role};
-use crate::password::Passwords;
+use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::{Gate, Signer};
 use crate::replication::{Master, Replica, ReplicaOptions};
 use crate::secret::{Argon2Cost, DevpiKeys, LoginTokens, ReplicaUuid, Secret};
@@ -88,7 +87,6 @@ fn app(
         policy: Policy { restrict_modify: config.restrict_modify.clone() },
         pages: PageCache::for_pages(),
         files: FileCache::for_files(),
-        started: SystemTime::now(),
         http: OnceLock::new(),
         config: config.clone(),
     })
@@ -292,6 +290,9 @@ pub fn init(config: Config, options: InitOptions) -> Result<()> {
     let info = NodeInfo::settle(NodeInfo::load(dir)?, config.role, config.master_url.as_deref())?;
     let pwhash = match (info.role, options.root_password_hash) {
         (Role::Replica, _) => None,
+        (_, Some(pwhash)) if !is_usable_hash(&pwhash) => {
+            return Err(Error::invalid("--root-passwd-hash is no argon2 hash that can be checked"));
+        }
         (_, Some(pwhash)) => Some(pwhash),
         (_, None) => {
             let deadline = Deadline::after(HASH_WAIT);

@@ -118,13 +118,6 @@ impl Store {
     ) -> Result<Vec<(Serial, Vec<u8>)>> {
         changelog::range(&*self.pool.get()?, from, to, bytes_max)
     }
-    /// The chain at a serial.
-    ///
-    /// # Errors
-    /// `Kind::Internal` if the database fails.
-    pub fn chain_at(&self, serial: Serial) -> Result<Option<changelog::Chain>> {
-        changelog::chain_at(&*self.pool.get()?, serial)
-    }
     /// What fetchers work from.
     pub fn pool(&self) -> &r2d2::Pool<SqliteConnectionManager> {
         &self.pool

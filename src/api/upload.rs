@@ -107,9 +107,12 @@ fn read_form(app: &App, request: &mut Request) -> Result<ReadForm> {
     if !multipart::is_multipart(&content_type) {
         if multipart::is_urlencoded(&content_type) {
             let mut bytes = Vec::new();
-            body.take(URLENCODED_BYTES_MAX)
+            body.take(URLENCODED_BYTES_MAX + 1)
                 .read_to_end(&mut bytes)
                 .map_err(|e| Error::invalid("the body broke off").caused_by(e))?;
+            if bytes.len() as u64 > URLENCODED_BYTES_MAX {
+                return Err(Error::new(Kind::TooLarge, "the form is too large"));
+            }
             read.fields = multipart::urlencoded(&bytes);
         }
         return Ok(read);

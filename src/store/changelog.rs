@@ -44,12 +44,6 @@ pub(super) fn position(connection: &Connection) -> Result<Option<Position>> {
     found.map(|(serial, chain)| Ok(Position { serial: serial_of(serial)?, chain })).transpose()
 }
 
-/// The chain at a serial.
-pub(super) fn chain_at(connection: &Connection, serial: Serial) -> Result<Option<Chain>> {
-    let mut query = connection.prepare_cached("SELECT chain FROM changelog WHERE serial = ?1")?;
-    Ok(query.query_row([serial.get() as i64], |row| row.get(0)).optional()?)
-}
-
 /// Appends the entry that follows `last`, whose large values are stored already, and gives the new end.
 ///
 /// # Errors
