@@ -1,0 +1,3 @@
+//! Mirrors: indexes that show what another server has, and keep what was asked for.
+
+pub mod parse;
