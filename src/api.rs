@@ -26,6 +26,7 @@ use crate::http::Handler;
 use crate::http::listen::Watcher;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Reply, Response};
+use crate::mirror::Mirrors;
 use crate::model::acl::{Identity, Permission, Policy};
 use crate::password::Passwords;
 use crate::replication::{Master, Replica, wire};
@@ -60,6 +61,8 @@ pub struct App {
     pub store: Arc<Store>,
     /// Writing or following.
     pub node: Node,
+    /// What other servers have.
+    pub mirrors: Arc<Mirrors>,
     /// This node's uuid.
     pub uuid: String,
     /// Checks passwords.

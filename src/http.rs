@@ -23,7 +23,7 @@ mod dispatch;
 mod exchange;
 mod framing;
 mod guard;
-mod lanes;
+pub mod lanes;
 mod os;
 mod parameters;
 mod polls;

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
-use crate::http::client::{Client, ClientOptions};
+use crate::http::client::{Answer, Client, ClientOptions, Timeouts};
 use crate::http::request::Request;
 use crate::http::response::{self, Reply, Response};
 use crate::stop::{Stop, spawn};
@@ -154,6 +154,16 @@ impl Replica {
     pub fn ask_master(&self, _request: &Request, path: &FilePath, error: Error) -> Reply {
         let (files, path) = (self.files.clone(), path.clone());
         remote(move || through::unknown(&files, &path, error))
+    }
+
+    /// Asks the master as this replica; `timeout` for the answer's head and each wait for more of it.
+    ///
+    /// # Errors
+    /// `Kind::BadGateway` if the master does not answer.
+    pub fn get(&self, target: &str, headers: &[(&str, &str)], timeout: Duration) -> Result<Answer> {
+        let timeouts =
+            Timeouts { connect: link::CONNECT, response_head: timeout, per_read: timeout };
+        self.link.get(target, headers, timeouts).map_err(|error| self.link.away(target, &error))
     }
 
     /// Whether this node holds all that the master had when it was heard of last, a short while ago.

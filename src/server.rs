@@ -16,6 +16,7 @@ use crate::digest::Hasher;
 use crate::error::{Context, Error, Kind, Result};
 use crate::http::client::ClientOptions;
 use crate::http::listen::{Server, ServerOptions};
+use crate::mirror::{Mirrors, Source};
 use crate::model::acl::Policy;
 use crate::model::{metadata, setup, user};
 use crate::names::UserName;
@@ -78,7 +79,12 @@ fn app(
     node: Node,
     secret: &Secret,
 ) -> Result<App> {
+    let source = match &node {
+        Node::Master { writer, .. } => Source::Upstream(writer.clone()),
+        Node::Replica(replica) => Source::Master(replica.clone()),
+    };
     Ok(App {
+        mirrors: Mirrors::new(config, store.clone(), source)?,
         store: store.clone(),
         node,
         uuid: info.uuid.clone(),
@@ -257,6 +263,7 @@ fn stop(app: &Arc<App>, server: &Server) {
     log::info!("stopping");
     server.stop();
     app.store.clock().stop();
+    app.mirrors.stop();
     if let Node::Replica(replica) = &app.node {
         replica.stop();
     }

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use percent_encoding::percent_decode_str;
+use ureq::config::RedirectAuthHeaders;
 use ureq::http;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, DefaultConnector};
-use ureq::{Agent, SendBody};
+use ureq::{Agent, ResponseExt as _, SendBody};
 
 use super::proxy::Proxies;
 use super::request::Headers;
@@ -74,6 +75,8 @@ pub struct Answer {
     pub status: u16,
     /// The reason phrase, if there is one.
     pub reason: Option<String>,
+    /// The address that answered, after redirects; without user and password.
+    pub url: String,
     /// All header fields, names in small letters.
     pub headers: Headers,
     /// The body as sent; fails if it ends early. `io::ErrorKind::TimedOut` is a stalled one.
@@ -101,6 +104,7 @@ impl Client {
                 .http_status_as_error(false)
                 .max_redirects(options.redirects_max)
                 .max_redirects_will_error(false)
+                .redirect_auth_headers(RedirectAuthHeaders::SameHost)
                 .allow_non_standard_methods(true)
                 .accept_encoding("identity")
                 .user_agent(options.user_agent.clone())
@@ -180,6 +184,7 @@ impl Client {
         transport::forget_reason();
         let response = agent.run(request)?;
         let reason = transport::take_reason();
+        let url = response.get_uri().to_string();
         let (parts, body) = response.into_parts();
         let headers = parts.headers.iter().map(|(name, value)| {
             (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -187,6 +192,7 @@ impl Client {
         Ok(Answer {
             status: parts.status.as_u16(),
             reason,
+            url,
             headers: Headers(headers.collect()),
             body: Box::new(AnswerBody(body.into_reader())),
         })

@@ -19,7 +19,7 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// How many threads and how much waiting work a lane may have.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Size {
+pub struct Size {
     /// Threads that stay.
     pub threads_min: usize,
     /// Threads at most.
@@ -29,7 +29,7 @@ pub(super) struct Size {
 }
 
 /// One pool.
-pub(super) struct Lane<T: Send + 'static> {
+pub struct Lane<T: Send + 'static> {
     shared: Arc<Shared<T>>,
 }
 
@@ -54,11 +54,7 @@ struct State<T> {
 
 impl<T: Send + 'static> Lane<T> {
     /// A lane that runs `run` on each piece of work; starts its threads when work comes.
-    pub(super) fn new(
-        name: &'static str,
-        size: Size,
-        run: impl Fn(T) + Send + Sync + 'static,
-    ) -> Self {
+    pub fn new(name: &'static str, size: Size, run: impl Fn(T) + Send + Sync + 'static) -> Self {
         let state = State {
             queue: VecDeque::new(),
             idle: 0,
@@ -71,8 +67,11 @@ impl<T: Send + 'static> Lane<T> {
         Self { shared: Arc::new(Shared { name, size, state, wake, run: Box::new(run) }) }
     }
 
-    /// Queues a piece of work; gives it back if the queue is full or the lane is closed.
-    pub(super) fn submit(&self, work: T) -> Result<(), T> {
+    /// Queues a piece of work.
+    ///
+    /// # Errors
+    /// The work, if the queue is full or the lane is closed.
+    pub fn submit(&self, work: T) -> Result<(), T> {
         let mut state = lock(&self.shared.state);
         let queue_max = self.shared.size.queue_max.saturating_add(state.idle);
         if state.is_closed || state.queue.len() >= queue_max {
@@ -111,13 +110,13 @@ impl<T: Send + 'static> Lane<T> {
     }
 
     /// Takes no more work; the threads end when the queue is empty.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         lock(&self.shared.state).is_closed = true;
         self.shared.wake.notify_all();
     }
 
     /// Waits for the threads of a closed lane; false if some still run at the deadline.
-    pub(super) fn join(&self, deadline: Deadline) -> bool {
+    pub fn join(&self, deadline: Deadline) -> bool {
         let threads = std::mem::take(&mut lock(&self.shared.state).threads);
         join_all(threads, deadline)
     }
@@ -134,7 +133,7 @@ pub(super) fn join_all(threads: Vec<JoinHandle<()>>, deadline: Deadline) -> bool
             thread::sleep(LOOK_AGAIN); // std joins without a limit only
         }
         if thread.join().is_err() {
-            log::error!("a thread of the http server ended by a panic");
+            log::error!("a worker thread ended by a panic");
         }
     }
     true

@@ -33,3 +33,16 @@ pub struct UpstreamFile {
     /// Where its provenance lies (PEP 740).
     pub provenance: Option<String>,
 }
+
+/// Reads a page in the form that its media type names.
+///
+/// # Errors
+/// `Kind::BadGateway` if it is no such page.
+pub fn page(
+    _media_type: &str,
+    _body: &mut dyn std::io::Read,
+    _url: &url::Url,
+    _project: &crate::names::ProjectName,
+) -> crate::error::Result<UpstreamPage> {
+    Err(crate::error::Error::new(crate::error::Kind::BadGateway, "pages cannot be read yet"))
+}

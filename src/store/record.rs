@@ -176,6 +176,14 @@ impl Links {
     pub fn of_stage(links: Vec<Link>) -> Self {
         Self { links, ..Self::default() }
     }
+    /// Links of a mirror, with what else is known of the page.
+    pub fn of_mirror(links: Vec<Link>, rest: Dict) -> Self {
+        Self { links, rest, is_mirror: true }
+    }
+    /// Whether a mirror holds the page: devpi leaves an empty value behind when it cleared its cache.
+    pub fn is_of_mirror(&self) -> bool {
+        self.is_mirror
+    }
 }
 
 impl Record for Links {
