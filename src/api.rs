@@ -1,5 +1,6 @@
 //! Requests to answers: parse the route, relay what only the master may do, else hand it to its handler.
 
+pub mod access;
 pub mod ask;
 pub mod auth;
 pub mod cache;

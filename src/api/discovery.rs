@@ -30,7 +30,7 @@ pub fn api(app: &App, request: &Request, scope: Option<&Scope>) -> Result<Respon
     api.insert(
         "authstatus".into(),
         match auth::identify(app, request)? {
-            Identity::Anonymous => json!(["noauth", "", []]),
+            Identity::Anonymous | Identity::Replica => json!(["noauth", "", []]),
             Identity::User(user) => json!(["ok", user.as_str(), []]),
         },
     );

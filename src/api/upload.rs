@@ -70,7 +70,7 @@ fn permit(app: &App, request: &Request, index: &Index) -> Result<Identity> {
     }
     Err(match who {
         Identity::Anonymous => Error::unauthorized("authentication is required to submit"),
-        Identity::User(_) => Error::forbidden("no permission to submit"),
+        Identity::User(_) | Identity::Replica => Error::forbidden("no permission to submit"),
     })
 }
 

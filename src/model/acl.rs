@@ -17,6 +17,8 @@ pub enum Identity {
     Anonymous,
     /// A user who gave a valid password or token.
     User(UserName),
+    /// A replica that proved who it is: it holds all there is and checks its own clients.
+    Replica,
 }
 
 impl Identity {
@@ -24,7 +26,7 @@ impl Identity {
     pub fn user(&self) -> Option<&UserName> {
         match self {
             Self::User(user) => Some(user),
-            Self::Anonymous => None,
+            Self::Anonymous | Self::Replica => None,
         }
     }
     fn is(&self, user: &UserName) -> bool {
@@ -36,10 +38,15 @@ impl Identity {
     /// Whether a list of principals names it.
     pub fn is_in<S: AsRef<str>>(&self, principals: &[S]) -> bool {
         principals.iter().any(|p| match (p.as_ref(), self) {
+            (_, Self::Replica) => false,
             (ANONYMOUS, _) | (AUTHENTICATED, Self::User(_)) => true,
             (name, Self::User(user)) => user.as_str() == name,
             (_, Self::Anonymous) => false,
         })
+    }
+    /// Whether a list has the user's own name in it; the special principals do not count.
+    fn is_named_in(&self, principals: &[&str]) -> bool {
+        self.user().is_some_and(|user| principals.contains(&user.as_str()))
     }
 }
 
@@ -58,6 +65,8 @@ pub enum Permission<'a> {
     IndexCreate(&'a IndexName),
     /// Change or delete an index.
     IndexModify(&'a IndexName),
+    /// Read an index: lists, pages, data, files, documentation; push from it.
+    Read(&'a Index),
     /// Upload to an index, or push to it.
     Upload(&'a Index),
     /// Upload a test result to an index.
@@ -90,6 +99,15 @@ impl Policy {
             },
             Permission::IndexCreate(index) | Permission::IndexModify(index) => {
                 listed.unwrap_or_else(|| who.is(index.user()) || who.is_root())
+            }
+            // Who uploads must be able to see what came of it; but "everybody may leave something here" does not
+            // mean that everybody may look.
+            Permission::Read(index) => {
+                *who == Identity::Replica
+                    || who.is_in(&index.acl_pkg_read())
+                    || who.is(index.name.user())
+                    || who.is_root()
+                    || who.is_named_in(&index.acl_upload())
             }
             Permission::Upload(index) => who.is_in(&index.acl_upload()),
             Permission::UploadResult(index) => who.is_in(&index.acl_toxresult_upload()),
@@ -130,6 +148,28 @@ mod tests {
         assert!(closed.allows(&ann, Permission::UserPassword(&user("ann"))));
         assert!(!closed.allows(&Identity::Anonymous, Permission::UserCreate));
         assert!(!closed.allows(&boss, Permission::UserDelete(&user("boss"))));
+    }
+
+    #[test]
+    fn readers_are_those_listed_the_owner_root_and_named_uploaders() {
+        let policy = Policy { restrict_modify: Some(Vec::new()) };
+        let name = IndexName::new("ann", "dev").expect("valid");
+        let mut index = Index { name, config: crate::store::record::Dict::new() };
+        let may = |who: &Identity, index: &Index| policy.allows(who, Permission::Read(index));
+        let [ann, bob, eve, root] = ["ann", "bob", "eve", "root"].map(|n| Identity::User(user(n)));
+        assert!(index.is_open() && may(&Identity::Anonymous, &index));
+        let list = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+        index.config.set("acl_pkg_read", list(&[]));
+        index.config.set("acl_upload", list(&["bob", ANONYMOUS, AUTHENTICATED]));
+        assert!(!index.is_open());
+        let may_all = [&ann, &bob, &eve, &root, &Identity::Anonymous, &Identity::Replica]
+            .map(|who| may(who, &index));
+        assert_eq!(may_all, [true, true, false, true, false, true]);
+        index.config.set("acl_pkg_read", list(&["eve"]));
+        assert!(may(&eve, &index) && !may(&Identity::Anonymous, &index));
+        index.config.set("acl_pkg_read", list(&[AUTHENTICATED]));
+        assert!(may(&eve, &index) && !may(&Identity::Anonymous, &index));
+        assert!(!policy.allows(&Identity::Replica, Permission::Upload(&index)));
     }
 
     #[test]

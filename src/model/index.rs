@@ -42,6 +42,17 @@ impl Index {
             None => vec![ANONYMOUS],
         }
     }
+    /// Who may read; everybody where it does not say. Owner, root and named uploaders may besides (`acl::Policy`).
+    pub fn acl_pkg_read(&self) -> Vec<&str> {
+        match self.config.get("acl_pkg_read") {
+            Some(_) => self.config.texts("acl_pkg_read"),
+            None => vec![ANONYMOUS],
+        }
+    }
+    /// Whether everybody may read.
+    pub fn is_open(&self) -> bool {
+        self.acl_pkg_read().contains(&ANONYMOUS)
+    }
     /// The bases, in order; those that are no name of an index are left out.
     pub fn bases(&self) -> Vec<IndexName> {
         self.config.texts("bases").iter().filter_map(|base| IndexName::parse(base).ok()).collect()

@@ -34,11 +34,12 @@ impl Form {
     }
 }
 
-const COMMON: [(&str, Form); 4] = [
+const COMMON: [(&str, Form); 5] = [
     ("volatile", Form::Bool),
     ("title", Form::Any),
     ("description", Form::Any),
     ("custom_data", Form::Any),
+    ("acl_pkg_read", Form::Principals),
 ];
 
 const OF_STAGE: [(&str, Form); 5] = [
