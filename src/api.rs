@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod files;
 pub mod indexes;
 pub mod login;
+pub mod mirrored;
 pub mod projects;
 pub mod route;
 pub mod simple;
@@ -218,20 +219,22 @@ fn handle(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
         }),
         Route::Submit(index) => now(upload::submit(app, request, &index)),
         Route::SimpleList(index) => now(simple::list(app, &request, &index)),
-        Route::Simple(index, project) => now(simple::project(app, &request, &index, &project)),
-        Route::Refresh(index, project) => now(simple::refresh(app, &request, &index, &project)),
+        Route::Simple(index, project) => simple::project(app, request, &index, &project),
+        Route::Refresh(index, project) => simple::refresh(app, request, &index, &project),
         Route::File(FileVerb::Get, path) => files::get(app, &request, &path),
         Route::File(FileVerb::Delete, path) => now(files::delete(app, &request, &path)),
         Route::File(FileVerb::Result, path) => now(upload::result(app, &mut request, &path)),
         Route::Metadata(wheel) => files::metadata(app, &request, &wheel),
-        Route::Project(verb, index, project) => now(match verb {
-            Verb::Delete => projects::delete(app, &request, &index, &project),
-            _ => projects::show(app, &request, &index, &project),
-        }),
-        Route::Version(verb, index, project, version) => now(match verb {
-            Verb::Delete => projects::delete_version(app, &request, &index, &project, &version),
-            _ => projects::show_version(app, &request, &index, &project, &version),
-        }),
+        Route::Project(verb, index, project) => match verb {
+            Verb::Delete => now(projects::delete(app, &request, &index, &project)),
+            _ => projects::show(app, request, &index, &project),
+        },
+        Route::Version(verb, index, project, version) => match verb {
+            Verb::Delete => {
+                now(projects::delete_version(app, &request, &index, &project, &version))
+            }
+            _ => projects::show_version(app, request, &index, &project, version),
+        },
         Route::Changelog { .. } => Err(Error::forbidden("Replication protocol disabled")),
         Route::Unsupported(what) => Err(unsupported(what)),
     }

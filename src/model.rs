@@ -19,3 +19,4 @@ pub mod stage;
 pub mod time;
 pub mod upload;
 pub mod user;
+pub mod walk;

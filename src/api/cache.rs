@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -15,6 +16,7 @@ use crate::error::Result;
 use crate::serial::Serial;
 use crate::store::Store;
 use crate::store::txn::Read;
+use crate::sync::{Mutex, lock};
 
 /// Bytes of all pages together; some ten thousand pages of usual size.
 const PAGES_BYTES_MAX: u64 = 32 << 20;
@@ -34,6 +36,15 @@ pub trait Weigh {
     fn weight(&self) -> u64;
 }
 
+/// How long something may be used without another look at where it came from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Life {
+    /// When its oldest part was looked at, if it has parts from elsewhere.
+    pub looked_at: Option<Instant>,
+    /// Until when that will do; for ever if `None`.
+    pub until: Option<Instant>,
+}
+
 /// A rendered page, ready to send.
 pub struct Page {
     /// The bytes.
@@ -44,13 +55,30 @@ pub struct Page {
     pub content_type: &'static str,
     /// Whether the bytes are gzip.
     pub is_gzip: bool,
+    /// The last serial of the upstream that it is a page of.
+    pub upstream_serial: Option<i64>,
+    life: Mutex<Life>,
 }
 
 impl Page {
     /// A page with these bytes.
     pub fn new(body: Vec<u8>, content_type: &'static str, is_gzip: bool) -> Self {
         let digest = Digest::of(&body).hex();
-        Self { etag: format!("\"{}\"", &digest[..32]), body: body.into(), content_type, is_gzip }
+        let etag = format!("\"{}\"", &digest[..32]);
+        let (body, life) = (body.into(), Mutex::default());
+        Self { etag, body, content_type, is_gzip, upstream_serial: None, life }
+    }
+    /// How long it may be used.
+    pub fn life(&self) -> Life {
+        *lock(&self.life)
+    }
+    /// Whether it may be used now.
+    pub fn is_alive(&self) -> bool {
+        self.life().until.is_none_or(|until| Instant::now() < until)
+    }
+    /// Sets how long it may be used, after a look that found nothing new.
+    pub fn renew(&self, life: Life) {
+        *lock(&self.life) = life;
     }
 }
 

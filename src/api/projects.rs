@@ -1,95 +1,155 @@
 //! Projects and versions as JSON, and their deletion.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value as Json, json};
 
 use crate::error::{Error, Result};
 use crate::http::request::Request;
-use crate::http::response::Response;
+use crate::http::response::{Reply, Response};
 use crate::model::acl::{Identity, Permission};
 use crate::model::index::{self, Index};
+use crate::model::links::MirroredVersion;
 use crate::model::release::{self, Rel, ReleaseLink};
-use crate::model::{delete, stage};
+use crate::model::walk::Share;
+use crate::model::{delete, links};
 use crate::names::{IndexName, ProjectName, Version};
 use crate::store::key;
+use crate::store::record::Link;
 use crate::store::txn::{Read, WriteTxn};
 
+use super::mirrored::{self, Mirrored};
 use super::{App, ask, at, auth, simple};
 
 /// `GET /U/I/P`: the versions of a project with their data; for installers its simple page.
 ///
 /// # Errors
-/// `Kind::NotFound` if neither the index nor a base holds the project.
-pub fn show(app: &App, request: &Request, name: &IndexName, spelling: &str) -> Result<Response> {
-    if simple::is_wanted(request) {
+/// `Kind::NotFound` if neither the index nor a base holds the project; `Kind::BadGateway` if an upstream is away.
+pub fn show(app: &Arc<App>, request: Request, name: &IndexName, spelling: &str) -> Result<Reply> {
+    if simple::is_wanted(&request) {
         return simple::project(app, request, name, spelling);
     }
-    if let Some(redirect) = simple::to_normal(app, request, name, "", spelling) {
-        return Ok(redirect);
+    if let Some(redirect) = simple::to_normal(app, &request, name, "", spelling) {
+        return Ok(Reply::Now(redirect));
     }
-    let project = ProjectName::new(spelling);
-    let txn = app.store.read()?;
-    let own_only = request.has_parameter("ignore_bases");
-    let base = ask::base_url(request, app.config.outside_url.as_deref());
-    let mut shown: Map<String, Json> = Map::new();
-    let mut is_known = false;
-    for index in stage::resolution_order(&txn, index::require(&txn, name)?)? {
-        let is_held = stage::holds(&txn, &index.name, &project)?;
-        is_known |= is_held;
-        if !is_held || own_only && index.name != *name {
-            continue;
-        }
-        for version in release::versions(&txn, &index.name, &project)? {
-            let Some(data) = version_data(&txn, &base, &index, &project, &version)? else {
+    let (name, project) = (name.clone(), ProjectName::new(spelling));
+    mirrored::answer(app, request, &name.clone(), project.clone(), move |app, request, mirrors| {
+        let txn = app.store.read()?;
+        let own_only = request.has_parameter("ignore_bases");
+        let base = ask::base_url(request, app.config.outside_url.as_deref());
+        let (mut shown, mut is_known): (Map<String, Json>, _) = (Map::new(), false);
+        for part in mirrored::walk(app, &txn, request, &name, &project)?.parts {
+            let is_held = matches!(part.share, Share::Holds | Share::Mirror)
+                && links::holds(&txn, &part.index, &project)?;
+            is_known |= is_held;
+            if !is_held || own_only && part.index.name != name {
                 continue;
-            };
-            match shown.get_mut(version.as_str()) {
-                Some(first) => shadow(first, data),
-                None => {
-                    shown.insert(version.to_string(), data);
+            }
+            for (version, data) in versions_of(&txn, &base, &part.index, &project)? {
+                match shown.get_mut(version.as_str()) {
+                    Some(first) => shadow(first, data),
+                    None => {
+                        shown.insert(version.to_string(), data);
+                    }
                 }
             }
         }
+        if !is_known {
+            return Err(mirrors.absence(Error::not_found(format!("no project '{project}'"))));
+        }
+        let response = ask::result(200, "projectconfig", Json::Object(shown));
+        Ok(at(txn.serial(), marked(response, mirrors)))
+    })
+}
+
+fn marked(response: Response, mirrors: &Mirrored) -> Response {
+    match mirrors.doubt() {
+        Some(why) => mirrored::mark_stale(response, &why),
+        None => response,
     }
-    if !is_known {
-        return Err(Error::not_found(format!("no project '{project}'")));
-    }
-    Ok(at(txn.serial(), ask::result(200, "projectconfig", Json::Object(shown))))
 }
 
 /// `GET /U/I/P/V`.
 ///
 /// # Errors
-/// `Kind::NotFound` if neither the index nor a base holds the version.
+/// `Kind::NotFound` if neither the index nor a base holds the version; `Kind::BadGateway` if an upstream is away.
 pub fn show_version(
-    app: &App,
-    request: &Request,
+    app: &Arc<App>,
+    request: Request,
     name: &IndexName,
     spelling: &str,
-    version: &str,
-) -> Result<Response> {
-    if let Some(redirect) = simple::to_normal(app, request, name, "", spelling) {
-        return Ok(redirect);
+    version: String,
+) -> Result<Reply> {
+    if let Some(redirect) = simple::to_normal(app, &request, name, "", spelling) {
+        return Ok(Reply::Now(redirect));
     }
-    let project = ProjectName::new(spelling);
-    let txn = app.store.read()?;
-    let base = ask::base_url(request, app.config.outside_url.as_deref());
-    let mut shown: Option<Json> = None;
-    let order = stage::resolution_order(&txn, index::require(&txn, name)?)?;
-    if let Ok(version) = Version::parse(version) {
-        for index in order {
-            let Some(data) = version_data(&txn, &base, &index, &project, &version)? else {
-                continue;
+    let (name, project) = (name.clone(), ProjectName::new(spelling));
+    mirrored::answer(app, request, &name.clone(), project.clone(), move |app, request, mirrors| {
+        let txn = app.store.read()?;
+        let base = ask::base_url(request, app.config.outside_url.as_deref());
+        let mut shown: Option<Json> = None;
+        for part in mirrored::walk(app, &txn, request, &name, &project)?.parts {
+            let data = match (&part.share, Version::parse(&version)) {
+                (Share::Holds, Ok(version)) => {
+                    version_data(&txn, &base, &part.index, &project, &version)?
+                }
+                (Share::Mirror, _) => versions_of(&txn, &base, &part.index, &project)?
+                    .into_iter()
+                    .find_map(|(held, data)| (held.as_str() == version).then_some(data)),
+                _ => None,
             };
-            match &mut shown {
-                Some(first) => shadow(first, data),
-                None => shown = Some(data),
+            match (&mut shown, data) {
+                (Some(first), Some(data)) => shadow(first, data),
+                (None, data) => shown = data,
+                _ => (),
             }
         }
+        let shown = shown.ok_or_else(|| {
+            mirrors.absence(Error::not_found(format!(
+                "The version {version} of project {project} does not exist."
+            )))
+        })?;
+        Ok(at(txn.serial(), marked(ask::result(200, "versiondata", shown), mirrors)))
+    })
+}
+
+/// The versions that one index holds of a project, each with its data.
+fn versions_of(
+    txn: &impl Read,
+    base: &str,
+    index: &Index,
+    project: &ProjectName,
+) -> Result<Vec<(Version, Json)>> {
+    if index.is_mirror() {
+        let versions = links::mirrored_versions(txn, index, project)?;
+        return Ok(versions
+            .into_iter()
+            .map(|MirroredVersion { version, mut data, links }| {
+                let held: Vec<Json> = links.iter().map(|link| mirrored_link(base, link)).collect();
+                data.insert("+links".into(), held.into());
+                (version, Json::Object(data))
+            })
+            .collect());
     }
-    let shown = shown.ok_or_else(|| {
-        Error::not_found(format!("The version {version} of project {project} does not exist."))
-    })?;
-    Ok(at(txn.serial(), ask::result(200, "versiondata", shown)))
+    let mut found = Vec::new();
+    for version in release::versions(txn, &index.name, project)? {
+        if let Some(data) = version_data(txn, base, index, project, &version)? {
+            found.push((version, data));
+        }
+    }
+    Ok(found)
+}
+
+/// A mirror's link as JSON.
+fn mirrored_link(base: &str, link: &Link) -> Json {
+    let mut shown = json!({"rel": "releasefile", "href": format!("{base}/{}", link.path())});
+    let hash = link.hash();
+    if let Some((kind, hex)) = hash {
+        shown["hash_spec"] = format!("{kind}={hex}").into();
+    }
+    shown["hashes"] =
+        Json::Object(hash.map(|(kind, hex)| (kind.to_owned(), hex.into())).into_iter().collect());
+    shown
 }
 
 fn shadow(first: &mut Json, hidden: Json) {

@@ -9,17 +9,20 @@ use flate2::write::GzEncoder;
 use crate::error::{Error, Result};
 use crate::http::accept;
 use crate::http::request::Request;
-use crate::http::response::{Body, Response};
-use crate::model::index::{self, Index};
+use crate::http::response::{Body, Reply, Response};
+use crate::model::index;
+use crate::model::walk::Walk;
 use crate::model::{links, stage};
 use crate::names::{IndexName, ProjectName};
 use crate::pages::simple::{self as draw, Look};
+use crate::replication::wire;
 use crate::serial::Serial;
-use crate::store::key::{Key as _, Projects, SimpleLinks, User, Versions};
+use crate::store::key::{FilePath, Key as _, Projects, SimpleLinks, User, Versions};
 use crate::store::txn::{Read, ReadTxn};
 
 use super::ask::{self, Form, SIMPLE_JSON};
 use super::cache::{Kept, Page, Sources, source};
+use super::mirrored::{self, Mirrored};
 use super::{App, at, is_get};
 
 /// Pages smaller than this are sent as they are.
@@ -65,11 +68,11 @@ pub fn cached(app: &App, request: &Request) -> Option<Response> {
     let is_installer = ask::is_installer(request);
     // Other addresses show a simple page only to those who want one.
     let is_simple = request.target.contains("/+simple") || is_installer && is_wanted(request);
-    if !is_simple {
+    if !is_simple || request.has_parameter(EXPLAIN) {
         return None;
     }
     let page = app.pages.get(&app.store, &cache_key(app, request, is_installer)).ok()??;
-    Some(respond(request, &page))
+    page.value.is_alive().then(|| respond(request, &page))
 }
 
 fn respond(request: &Request, kept: &Arc<Kept<Page>>) -> Response {
@@ -78,11 +81,17 @@ fn respond(request: &Request, kept: &Arc<Kept<Page>>) -> Response {
         tags.split(',')
             .any(|tag| tag.trim().trim_start_matches("W/") == page.etag || tag.trim() == "*")
     });
-    let response = Response::new(if is_known { 304 } else { 200 })
+    let mut response = Response::new(if is_known { 304 } else { 200 })
         .with_header("ETag", page.etag.clone())
         .with_header("Vary", "Accept, Accept-Encoding, User-Agent")
         .with_header("Cache-Control", "max-age=0, must-revalidate")
-        .with_header(crate::replication::wire::SERIAL, kept.serial().to_string());
+        .with_header(wire::SERIAL, kept.serial().to_string());
+    if let Some(serial) = page.upstream_serial {
+        response = response.with_header("X-PYPI-LAST-SERIAL", serial.to_string());
+    }
+    if let Some(at) = page.life().looked_at {
+        response = response.with_header("Age", at.elapsed().as_secs().to_string());
+    }
     if is_known {
         return response;
     }
@@ -92,20 +101,24 @@ fn respond(request: &Request, kept: &Arc<Kept<Page>>) -> Response {
     if page.is_gzip { response.with_header("Content-Encoding", "gzip") } else { response }
 }
 
+/// A page as it goes out.
+fn finished(request: &Request, text: String) -> Result<Page> {
+    let is_gzip = takes_gzip(request) && text.len() >= GZIP_BYTES_MIN;
+    let body = if is_gzip { gzip(text.as_bytes())? } else { text.into_bytes() };
+    Ok(Page::new(body, Form::of(request).content_type(), is_gzip))
+}
+
 /// Keeps a fresh page and answers with it.
 fn keep(
     app: &App,
     request: &Request,
-    text: String,
+    page: Page,
     sources: Sources,
     serial: Option<Serial>,
-) -> Result<Response> {
-    let is_gzip = takes_gzip(request) && text.len() >= GZIP_BYTES_MIN;
-    let body = if is_gzip { gzip(text.as_bytes())? } else { text.into_bytes() };
-    let page = Page::new(body, Form::of(request).content_type(), is_gzip);
+) -> Response {
     let page = Kept::new(page, sources, serial);
     app.pages.put(cache_key(app, request, ask::is_installer(request)), page.clone());
-    Ok(respond(request, &page))
+    respond(request, &page)
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
@@ -176,7 +189,7 @@ pub fn list(app: &App, request: &Request, name: &IndexName) -> Result<Response> 
         Form::Html => draw::list_html(&names, &list_prefix(app, request, name)),
         Form::Json => draw::list_json(&names),
     };
-    keep(app, request, text, sources, serial)
+    Ok(keep(app, request, finished(request, text)?, sources, serial))
 }
 
 /// What makes the address of a project's page out of its name, seen from the list's own address.
@@ -195,34 +208,87 @@ fn to_root(path: &str) -> String {
 /// `GET /U/I/+simple/P/`: the files of a project.
 ///
 /// # Errors
-/// `Kind::NotFound` if neither the index nor a base knows the project.
-pub fn project(app: &App, request: &Request, name: &IndexName, spelling: &str) -> Result<Response> {
+/// `Kind::NotFound` if neither the index nor a base knows the project; `Kind::BadGateway` if that cannot be told since
+/// an upstream is away.
+pub fn project(
+    app: &Arc<App>,
+    request: Request,
+    name: &IndexName,
+    spelling: &str,
+) -> Result<Reply> {
     if !spelling.is_ascii() {
         return Err(Error::invalid("unicode project names not allowed"));
     }
     let is_simple = request.path().contains("/+simple/");
     let below = if is_simple { "/+simple" } else { "" };
-    if let Some(redirect) = to_normal(app, request, name, below, spelling) {
-        return Ok(redirect);
+    if let Some(redirect) = to_normal(app, &request, name, below, spelling) {
+        return Ok(Reply::Now(redirect));
     }
     let project = ProjectName::new(spelling);
     if is_simple
-        && let Some(redirect) = to_slash(app, request, &format!("{name}/+simple/{project}"))
+        && let Some(redirect) = to_slash(app, &request, &format!("{name}/+simple/{project}"))
     {
-        return Ok(redirect);
+        return Ok(Reply::Now(redirect));
     }
+    let (name, asked) = (name.clone(), project.clone());
+    mirrored::answer(app, request, &name.clone(), project, move |app, request, mirrors| {
+        match request.has_parameter(EXPLAIN) {
+            true => explain(app, request, (&name, &asked), mirrors),
+            false => show(app, request, (&name, &asked), mirrors),
+        }
+    })
+}
+
+/// The page once all that it is made from was looked at.
+fn show(
+    app: &App,
+    request: &Request,
+    (name, project): (&IndexName, &ProjectName),
+    mirrors: &Mirrored,
+) -> Result<Response> {
     let txn = app.store.read()?;
-    let index = index::require(&txn, name)?;
-    let order = stage::resolution_order(&txn, index.clone())?;
-    let sources = project_sources(&txn, &order, &project)?;
-    let Some(page) = links::page(&txn, index, &project)? else {
-        return Err(match order.iter().any(Index::is_mirror) {
-            true => super::unsupported("mirrors"),
-            false => Error::not_found(format!("The project {project} does not exist.")),
-        });
+    let walk = mirrored::walk(app, &txn, request, name, project)?;
+    let doubt = mirrors.doubt();
+    let is_kept = walk.is_open() && mirrors.is_complete();
+    if is_kept {
+        let key = cache_key(app, request, ask::is_installer(request));
+        if let Some(kept) = app.pages.get(&app.store, &key)? {
+            kept.value.renew(mirrors.life());
+            return Ok(respond(request, &kept));
+        }
+    }
+    let sources = project_sources(&txn, &walk, project)?;
+    let Some(mut page) = links::page(&txn, &walk, project)? else {
+        let absent = Error::not_found(format!("The project {project} does not exist."));
+        return Err(mirrors.absence(absent));
     };
     let serial = txn.serial();
     drop(txn);
+    if app.mirrors.is_offline() {
+        // Only what can really be had.
+        let is_here = |path| app.store.blobs().size(&path).is_some();
+        page.files.retain(|file| FilePath::parse(file.link.path()).is_some_and(is_here));
+    }
+    let mut made = finished(request, draw(app, request, name, project, &page))?;
+    made.upstream_serial = page.upstream_serial;
+    made.renew(mirrors.life());
+    if is_kept {
+        return Ok(keep(app, request, made, sources, serial));
+    }
+    let response = respond(request, &Kept::new(made, sources, serial));
+    Ok(match doubt {
+        Some(why) => mirrored::mark_stale(response, &why),
+        None => response,
+    })
+}
+
+fn draw(
+    app: &App,
+    request: &Request,
+    name: &IndexName,
+    project: &ProjectName,
+    page: &links::Page,
+) -> String {
     let prefix = match absolute_base(app, request) {
         Some(base) => format!("{base}/"),
         None => to_root(request.path()),
@@ -232,16 +298,32 @@ pub fn project(app: &App, request: &Request, name: &IndexName, spelling: &str) -
         for_people: !ask::is_installer(request),
         with_metadata: app.config.enable_core_metadata,
     };
-    let text = match Form::of(request) {
-        Form::Html => draw::project_html(project.as_str(), &page, &look),
-        Form::Json => draw::project_json(project.as_str(), &page, &look),
-    };
-    keep(app, request, text, sources, serial)
+    match Form::of(request) {
+        Form::Html => draw::project_html((name, project), page, &look),
+        Form::Json => draw::project_json(project.as_str(), page, &look),
+    }
 }
 
-fn project_sources(txn: &ReadTxn, order: &[Index], project: &ProjectName) -> Result<Sources> {
+/// The query parameter that asks how a page came about.
+const EXPLAIN: &str = "explain";
+
+/// `GET /U/I/+simple/P/?explain`: which index supplied each file, and what was hidden or kept out, and why.
+fn explain(
+    app: &App,
+    request: &Request,
+    (name, project): (&IndexName, &ProjectName),
+    mirrors: &Mirrored,
+) -> Result<Response> {
+    let txn = app.store.read()?;
+    let walk = mirrored::walk(app, &txn, request, name, project)?;
+    let shown = links::explain(&txn, &walk, project, |index| mirrors.note(&index.name))?;
+    Ok(at(txn.serial(), ask::result(200, "explanation", shown)))
+}
+
+fn project_sources(txn: &ReadTxn, walk: &Walk, project: &ProjectName) -> Result<Sources> {
     let mut sources = Vec::new();
-    for index in order {
+    for part in &walk.parts {
+        let index = &part.index;
         sources.push(source(txn, User(index.name.user()).path())?);
         sources.push(source(txn, Versions(&index.name, project).path())?);
         sources.push(source(txn, SimpleLinks(&index.name, project).path())?);
@@ -254,21 +336,36 @@ fn project_sources(txn: &ReadTxn, order: &[Index], project: &ProjectName) -> Res
     Ok(sources)
 }
 
-/// `POST /U/I/+simple/P/refresh`: a stage has nothing to refresh; the page is shown again.
+/// `POST /U/I/+simple/P/refresh`: has every mirror of the order look at the project again, and shows the page.
 ///
 /// # Errors
 /// `Kind::NotFound` if there is no such index.
-pub fn refresh(app: &App, request: &Request, name: &IndexName, spelling: &str) -> Result<Response> {
-    let txn = app.store.read()?;
-    let index = index::require(&txn, name)?;
-    if stage::resolution_order(&txn, index)?.iter().any(Index::is_mirror) {
-        return Err(super::unsupported("refreshing mirrors"));
-    }
-    let base = ask::base_url(request, app.config.outside_url.as_deref());
+pub fn refresh(
+    app: &Arc<App>,
+    request: Request,
+    name: &IndexName,
+    spelling: &str,
+) -> Result<Reply> {
     let project = ProjectName::new(spelling);
+    let mirrors = {
+        let txn = app.store.read()?;
+        mirrored::walk(app, &txn, &request, name, &project)?.mirrors()
+    };
+    let base = ask::base_url(&request, app.config.outside_url.as_deref());
     let address = match request.path().contains("/+simple/") {
         true => format!("{base}/{name}/+simple/{project}/"),
         false => format!("{base}/{name}/{project}"),
     };
-    Ok(at(txn.serial(), ask::redirect(address)))
+    if mirrors.is_empty() {
+        return Ok(Reply::Now(at(app.store.clock().now(), ask::redirect(address))));
+    }
+    let app = app.clone();
+    Ok(Reply::Remote(Box::new(move || {
+        for index in &mirrors {
+            if let Err(error) = app.mirrors.refresh(index, &project) {
+                return Reply::Now(ask::failure(&error, false));
+            }
+        }
+        Reply::Now(at(app.store.clock().now(), ask::redirect(address)))
+    })))
 }

@@ -18,7 +18,6 @@ use crate::model::mirrored::Settings;
 use crate::names::{IndexName, ProjectName};
 use crate::replication::{Replica, wire};
 use crate::store::Writer;
-use crate::store::codec::Value;
 use crate::store::key;
 use crate::store::record::Links;
 use crate::store::txn::Read;
@@ -436,11 +435,7 @@ fn check_serial(
     seen: Option<i64>,
     serial: Option<i64>,
 ) -> Result<()> {
-    let stored = held.and_then(|held| match held.rest.get("serial") {
-        Some(Value::Int(serial)) => Some(i64::from(*serial)),
-        Some(Value::BigInt(serial)) => serial.parse().ok(),
-        _ => None,
-    });
+    let stored = held.and_then(|held| held.rest.integer("serial"));
     let known = seen.max(stored).unwrap_or(-1);
     match serial {
         Some(serial) if serial < known && !settings.ignores_serial => {

@@ -2,7 +2,8 @@
 //!
 //! Only what differs from what is there is written, so that looking again costs no serial. Fields that devpi does not
 //! know: in file records `size`, `upload_time`, `has_metadata`, `metadata_sha256` and `provenance`; in the links `upstream`, the
-//! address that they came from, and `project_status` with `project_status_reason`.
+//! address that they came from, `project_status` with `project_status_reason`, and `revised`, the serial at which a file's
+//! record changed last.
 
 use crate::error::Result;
 use crate::model::index::Index;
@@ -37,15 +38,23 @@ pub fn store(
     page: &UpstreamPage,
     seen: &Seen,
 ) -> Result<()> {
-    let mut links = Vec::with_capacity(page.files.len());
+    let (mut links, mut is_revised) = (Vec::with_capacity(page.files.len()), false);
     for file in &page.files {
-        if let Some(link) = store_file(txn, index, project, file)? {
+        if let Some((link, is_changed)) = store_file(txn, index, project, file)? {
             links.push(link);
+            is_revised |= is_changed;
         }
     }
     let key = key::SimpleLinks(&index.name, project);
     let held = txn.get(&key)?;
-    let fresh = Links::of_mirror(links, rest_of(page, seen));
+    let mut rest = rest_of(page, seen);
+    // Pages are made from this row and those of the files, and only this one tells whether they still stand.
+    let revised = match is_revised {
+        true => i64::try_from(txn.next_serial().get()).unwrap_or(i64::MAX),
+        false => held.as_ref().and_then(|held| held.rest.integer("revised")).unwrap_or(0),
+    };
+    rest.set("revised", Value::int(revised));
+    let fresh = Links::of_mirror(links, rest);
     if held.as_ref().is_some_and(|held| is_same(held, &fresh)) {
         return Ok(());
     }
@@ -70,20 +79,20 @@ fn rest_of(page: &UpstreamPage, seen: &Seen) -> Dict {
 
 /// Whether two pages say the same. Entity tags and serials change for reasons that nobody here sees.
 fn is_same(held: &Links, fresh: &Links) -> bool {
-    let fields = ["upstream", "project_status", "project_status_reason"];
+    let fields = ["upstream", "project_status", "project_status_reason", "revised"];
     held.is_of_mirror()
         && held.links == fresh.links
         && fields.iter().all(|field| held.rest.get(field) == fresh.rest.get(field))
 }
 
-/// Writes the record of a file if it is new or says something new, and gives the link to it; none if it cannot stand
-/// here.
+/// Writes the record of a file if it is new or says something new, and gives the link to it with whether it changed a
+/// record that was there; none if it cannot stand here.
 fn store_file(
     txn: &mut WriteTxn<'_>,
     index: &Index,
     project: &ProjectName,
     file: &UpstreamFile,
-) -> Result<Option<Link>> {
+) -> Result<Option<(Link, bool)>> {
     let hex = file.hash.as_ref().map(|(_, hex)| hex.as_str());
     let Ok(path) = mirrored::path_of(&index.name, &file.url, hex, &file.name) else {
         return Ok(None);
@@ -105,7 +114,8 @@ fn store_file(
             None => txn.set(&key::UnhashedFile(&path), &record),
         }
     }
-    Ok(Some(link_of(&path, file, spec.as_deref())))
+    let is_changed = held.is_some_and(|held| held != record);
+    Ok(Some((link_of(&path, file, spec.as_deref()), is_changed)))
 }
 
 fn link_of(path: &FilePath, file: &UpstreamFile, spec: Option<&str>) -> Link {

@@ -14,7 +14,7 @@ use crate::store::{self, Store, Writer};
 
 use super::metadata::Submission;
 use super::upload::{self, NewFile, Upload};
-use super::{delete, index, links, setup, user};
+use super::{delete, index, links, setup, user, walk};
 
 struct Scene {
     _dir: tempfile::TempDir,
@@ -56,7 +56,8 @@ impl Scene {
     fn page(&self) -> Option<Vec<String>> {
         let txn = self.store.read().expect("reads");
         let index = index::require(&txn, &self.index).expect("there");
-        let page = links::page(&txn, index, &Self::project()).expect("reads");
+        let walk = walk::walk(&txn, index, &Self::project(), |_| Ok(true)).expect("reads");
+        let page = links::page(&txn, &walk, &Self::project()).expect("reads");
         page.map(|page| page.files.into_iter().map(|file| file.link.href).collect())
     }
     fn path(&self) -> FilePath {

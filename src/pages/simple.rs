@@ -2,13 +2,16 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::model::links::{Page, PageFile};
+use crate::model::links::{Metadata, Page, PageFile};
+use crate::names::{IndexName, ProjectName};
 use crate::store::codec::Value;
 
 use super::escape;
 
 /// The version of the interface that the pages follow (PEP 629, 700, 792).
 const API_VERSION: &str = "1.4";
+/// The version of a page that does not tell the size of each file, as PEP 700 asks.
+const API_VERSION_WITHOUT_SIZES: &str = "1.0";
 
 /// How a page is to be drawn.
 pub struct Look<'a> {
@@ -21,10 +24,15 @@ pub struct Look<'a> {
 }
 
 /// A project's page in HTML.
-pub fn project_html(project: &str, page: &Page, look: &Look<'_>) -> String {
-    let mut html = head(&format!("Links for {project}"));
+pub fn project_html(
+    (index, project): (&IndexName, &ProjectName),
+    page: &Page,
+    look: &Look<'_>,
+) -> String {
+    let mut html = head(&format!("Links for {project}"), page.status.as_ref());
     if look.for_people {
         html.push_str(&format!("<h1>Links for {project}</h1>\n"));
+        notes(&mut html, index, project, page, look);
     }
     let mut files: Vec<&PageFile> = page.files.iter().collect();
     if look.for_people {
@@ -37,12 +45,48 @@ pub fn project_html(project: &str, page: &Page, look: &Look<'_>) -> String {
     html
 }
 
-fn head(title: &str) -> String {
-    format!(
+fn head(title: &str, status: Option<&(String, Option<String>)>) -> String {
+    let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"pypi:repository-version\" content=\"{API_VERSION}\">\
-         <title>{title}</title></head>\n<body>\n"
-    )
+         <meta name=\"pypi:repository-version\" content=\"{API_VERSION}\">"
+    );
+    let mut meta = |name: &str, content: &str| {
+        html.push_str(&format!("<meta name=\"{name}\" content=\"{}\">", escape(content)));
+    };
+    if let Some((status, reason)) = status {
+        meta("pypi:project-status", status);
+        if let Some(reason) = reason {
+            meta("pypi:project-status-reason", reason);
+        }
+    }
+    html.push_str(&format!("<title>{title}</title></head>\n<body>\n"));
+    html
+}
+
+/// What people are told of the mirrors: how to look again, and why one is not shown.
+fn notes(
+    html: &mut String,
+    index: &IndexName,
+    project: &ProjectName,
+    page: &Page,
+    look: &Look<'_>,
+) {
+    let index = escape(&index.to_string());
+    if !page.mirrors.is_empty() {
+        html.push_str(&format!(
+            "<form action=\"{}{index}/+simple/{project}/refresh\" method=\"post\">\
+             <input type=\"submit\" value=\"Refresh\"></form>\n",
+            escape(look.prefix)
+        ));
+    }
+    for (mirror, by) in &page.blocked {
+        html.push_str(&format!(
+            "<p>Files of the mirror {} are not shown, since {} holds this project. To include them, add the \
+             project to the mirror_whitelist of {index}.</p>\n",
+            escape(&mirror.to_string()),
+            escape(&by.to_string())
+        ));
+    }
 }
 
 /// A key that sorts file names by version as far as the name shows it, then by name.
@@ -71,10 +115,18 @@ fn anchor(html: &mut String, file: &PageFile, look: &Look<'_>) {
         Value::Bool(true) => html.push_str(" data-yanked=\"\""),
         _ => (),
     }
-    if let Some(sha256) = file.metadata_sha256.as_deref().filter(|_| look.with_metadata) {
+    let offered = match &file.metadata {
+        Metadata::Hashed(sha256) => Some(format!("sha256={}", escape(sha256))),
+        Metadata::Offered => Some("true".to_owned()),
+        Metadata::None => None,
+    };
+    if let Some(offered) = offered.filter(|_| look.with_metadata) {
         for name in ["data-core-metadata", "data-dist-info-metadata"] {
-            html.push_str(&format!(" {name}=\"sha256={sha256}\""));
+            html.push_str(&format!(" {name}=\"{offered}\""));
         }
+    }
+    if let Some(url) = &file.provenance {
+        html.push_str(&format!(" data-provenance=\"{}\"", escape(url)));
     }
     html.push_str(&format!(">{}</a><br>\n", escape(&link.name)));
 }
@@ -82,13 +134,21 @@ fn anchor(html: &mut String, file: &PageFile, look: &Look<'_>) {
 /// A project's page in JSON.
 pub fn project_json(project: &str, page: &Page, look: &Look<'_>) -> String {
     let files: Vec<Json> = page.files.iter().map(|file| file_json(file, look)).collect();
-    json!({
-        "meta": {"api-version": API_VERSION},
+    let has_sizes = page.files.iter().all(|file| file.size_bytes.is_some());
+    let version = if has_sizes { API_VERSION } else { API_VERSION_WITHOUT_SIZES };
+    let mut shown = json!({
+        "meta": {"api-version": version},
         "name": project,
         "versions": page.versions,
         "files": files,
-    })
-    .to_string()
+    });
+    if let Some((status, reason)) = &page.status {
+        shown["project-status"] = json!({"status": status});
+        if let Some(reason) = reason {
+            shown["project-status"]["reason"] = reason.as_str().into();
+        }
+    }
+    shown.to_string()
 }
 
 fn file_json(file: &PageFile, look: &Look<'_>) -> Json {
@@ -116,17 +176,24 @@ fn file_json(file: &PageFile, look: &Look<'_>) -> Json {
         }
         _ => (),
     }
-    if let Some(sha256) = file.metadata_sha256.as_deref().filter(|_| look.with_metadata) {
-        let known = json!({"sha256": sha256});
+    let known = match &file.metadata {
+        Metadata::Hashed(sha256) => Some(json!({"sha256": sha256})),
+        Metadata::Offered => Some(true.into()),
+        Metadata::None => None,
+    };
+    if let Some(known) = known.filter(|_| look.with_metadata) {
         shown.insert("core-metadata".into(), known.clone());
         shown.insert("dist-info-metadata".into(), known);
+    }
+    if let Some(url) = &file.provenance {
+        shown.insert("provenance".into(), url.as_str().into());
     }
     Json::Object(shown)
 }
 
 /// The list of projects in HTML; `prefix` makes an address of a name.
 pub fn list_html(names: &[String], prefix: &str) -> String {
-    let mut html = head("Simple index");
+    let mut html = head("Simple index", None);
     for name in names {
         html.push_str(&format!("<a href=\"{prefix}{name}/\">{name}</a><br>\n"));
     }
@@ -173,15 +240,21 @@ mod tests {
             },
             size_bytes: Some(7),
             upload_time: None,
-            metadata_sha256: Some("cd".into()),
+            metadata: Metadata::Hashed("cd".into()),
+            provenance: None,
         };
-        Page { files: names.iter().map(file).collect(), versions: vec!["1".into()] }
+        Page {
+            files: names.iter().map(file).collect(),
+            versions: vec!["1".into()],
+            ..Page::default()
+        }
     }
 
     #[test]
     fn people_see_the_newest_version_first() {
         let look = Look { prefix: "", for_people: true, with_metadata: false };
-        let html = project_html("p", &page(&["p-1.9.zip", "p-1.10.zip", "p-1.0.zip"]), &look);
+        let names = (&IndexName::new("ann", "dev").expect("valid"), &ProjectName::new("p"));
+        let html = project_html(names, &page(&["p-1.9.zip", "p-1.10.zip", "p-1.0.zip"]), &look);
         let at = |name: &str| html.find(name).expect("shown");
         assert!(at("p-1.10.zip") < at("p-1.9.zip") && at("p-1.9.zip") < at("p-1.0.zip"));
         assert!(html.contains("&gt;=3.8,&lt;4") && !html.contains("core-metadata"));

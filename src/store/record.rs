@@ -75,6 +75,14 @@ impl Dict {
             _ => None,
         }
     }
+    /// The whole number under a key.
+    pub fn integer(&self, key: &str) -> Option<i64> {
+        match self.get(key) {
+            Some(Value::Int(number)) => Some(i64::from(*number)),
+            Some(Value::BigInt(number)) => number.parse().ok(),
+            _ => None,
+        }
+    }
     /// Sets a key, at its place if it is there, else at the end.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         let value = value.into();
