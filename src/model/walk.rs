@@ -116,3 +116,82 @@ fn merge(so_far: Option<BTreeSet<String>>, index: &Index, is_union: bool) -> BTr
         Some(list) => list.intersection(&own).cloned().collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::model::metadata::Submission;
+    use crate::model::{index, setup, upload};
+    use crate::store::{self, txn::WriteTxn};
+
+    const WALKED: &str = "pkg";
+
+    /// The shares on `root/top`, which inherits from `root/middle`, which inherits from the mirror `root/mir`; `owner`
+    /// holds the project.
+    fn shares(
+        (inheritance, top, middle): (&str, &str, &str),
+        owner: &str,
+        may_read: impl Fn(&Index) -> bool,
+    ) -> Vec<(String, Share)> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (store, writer) = store::open(dir.path(), 2).expect("opens");
+        let name = |text: &str| IndexName::parse(text).expect("valid");
+        let make = |txn: &mut WriteTxn<'_>, index: &str, fields: serde_json::Value| {
+            let fields = fields.as_object().cloned().unwrap_or_else(Map::new);
+            index::create(txn, &name(index), &fields).map(drop)
+        };
+        let list = |word: &str| if word.is_empty() { json!([]) } else { json!([word]) };
+        let build = |txn: &mut WriteTxn<'_>| {
+            setup::first(txn, "hash", None)?;
+            make(txn, "root/mir", json!({"type": "mirror", "mirror_url": "http://h/"}))?;
+            make(
+                txn,
+                "root/middle",
+                json!({"bases": ["root/mir"], "mirror_whitelist": list(middle)}),
+            )?;
+            let bases = ["root/mir", "root/middle"];
+            let fields = json!({"bases": bases, "mirror_whitelist": list(top),
+                "mirror_whitelist_inheritance": inheritance});
+            make(txn, "root/top", fields)?;
+            let form = [("name", WALKED), ("version", "1")].map(|(k, v)| (k.into(), v.into()));
+            upload::register(txn, &index::require(txn, &name(owner))?, &Submission::parse(&form)?)
+        };
+        writer.write(build).expect("builds");
+        let txn = store.read().expect("reads");
+        let start = index::require(&txn, &name("root/top")).expect("there");
+        let walked = walk(&txn, start, &ProjectName::new(WALKED), |index| Ok(may_read(index)));
+        let part = |part: Part| (part.index.name.to_string(), part.share);
+        walked.expect("walks").parts.into_iter().map(part).collect()
+    }
+
+    #[test]
+    fn what_a_stage_holds_is_hidden_on_mirrors_unless_a_list_lets_it_through() {
+        // inheritance, list of the top, list of the middle, who holds the project, whether the mirror is asked
+        for (inheritance, top, middle, owner, is_asked) in [
+            ("intersection", "", "", "root/middle", false),
+            ("intersection", "", "pkg", "root/middle", false),
+            ("intersection", "pkg", "", "root/middle", true),
+            ("intersection", "*", "pkg", "root/middle", true),
+            ("union", "", "pkg", "root/middle", true),
+            ("union", "other", "", "root/middle", false),
+            ("intersection", "", "pkg", "root/top", false),
+            ("intersection", "*", "", "root/top", true),
+        ] {
+            let shares = shares((inheritance, top, middle), owner, |_| true);
+            let (last, share) = shares.last().expect("three");
+            assert_eq!(last, "root/mir", "a mirror comes last wherever it is named");
+            assert_eq!(*share == Share::Mirror, is_asked, "{inheritance} {top} {middle} {owner}");
+        }
+    }
+
+    #[test]
+    fn a_stage_that_may_not_be_read_shows_nothing_and_hides_all_the_same() {
+        let closed = |index: &Index| index.name.to_string() != "root/middle";
+        let shares = shares(("intersection", "", ""), "root/middle", closed);
+        assert_eq!(shares[1].1, Share::Closed);
+        let by = IndexName::parse("root/middle").expect("valid");
+        assert_eq!(shares[2].1, Share::Blocked { by });
+    }
+}
