@@ -197,16 +197,24 @@ fn dispatch(app: &Arc<App>, request: Request) -> Result<Reply> {
     }
 }
 
-fn handle(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
+/// Hands a request to its handler, if its asker may see what it addresses.
+fn handle(app: &Arc<App>, request: Request, route: Route) -> Result<Reply> {
+    match access::check(app, &request, &route)? {
+        false => run(app, request, route),
+        true => run(app, request, route).map(access::keep_private),
+    }
+}
+
+fn run(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
     let now = |response: Result<Response>| response.map(Reply::Now);
     match route {
-        Route::Root => now(users::list(app)),
+        Route::Root => now(users::list(app, &request)),
         Route::Api(scope) => now(discovery::api(app, &request, scope.as_ref())),
         Route::AuthCheck => now(discovery::authcheck(app, &request)),
         Route::Login => now(login::login(app, request)),
         Route::Status => now(status::status(app)),
         Route::User(verb, user) => now(match verb {
-            Verb::Show => users::show(app, &user),
+            Verb::Show => users::show(app, &request, &user),
             Verb::Create => users::create(app, request, &user),
             Verb::Modify => users::modify(app, request, &user),
             Verb::Delete => users::delete(app, &request, &user),

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value as Json;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::http::client::{Answer, Client, ClientOptions, Timeouts};
 use crate::http::request::Request;
 use crate::http::response::{self, Reply, Response};
@@ -151,9 +151,10 @@ impl Replica {
     }
 
     /// Answers with a file that no record here names, if the master has it; else with `error`.
-    pub fn ask_master(&self, _request: &Request, path: &FilePath, error: Error) -> Reply {
+    pub fn ask_master(&self, request: &Request, path: &FilePath, error: Error) -> Reply {
         let (files, path) = (self.files.clone(), path.clone());
-        remote(move || through::unknown(&files, &path, error))
+        let client = request.headers.clone();
+        remote(move || through::unknown(&files, &client, &path, error))
     }
 
     /// Asks the master as this replica; `timeout` for the answer's head and each wait for more of it.
@@ -222,7 +223,11 @@ fn remote(ask: impl FnOnce() -> Result<Response> + Send + 'static) -> Reply {
     Reply::Remote(Box::new(move || {
         Reply::Now(ask().unwrap_or_else(|error| {
             log::info!("asking the master for a file: {error:?}");
-            wire::failure(response::status(error.kind), &error.message)
+            let refusal = wire::failure(response::status(error.kind), &error.message);
+            match error.kind {
+                Kind::Unauthorized => refusal.with_header("WWW-Authenticate", response::CHALLENGE),
+                _ => refusal,
+            }
         }))
     }))
 }

@@ -1,20 +1,131 @@
 //! Who may read what, asked of each index that an answer is made from.
 //!
 //! An index says in `acl_pkg_read` who may read it. The index that a request addresses is checked before its handler
-//! runs. Bases are checked one by one where they are walked: what the asker may not read contributes nothing.
+//! runs (`check`), so no handler can forget it. Bases are checked one by one where they are walked: what the asker may
+//! not read contributes nothing.
+
+use std::borrow::Cow;
 
 use crate::error::{Error, Result};
 use crate::http::request::Request;
+use crate::http::response::{Reply, Response};
 use crate::model::acl::{Identity, Permission};
-use crate::model::index::Index;
+use crate::model::index::{self, Index};
 use crate::model::stage;
+use crate::names::IndexName;
 use crate::replication::wire;
+use crate::store::key::FilePath;
+use crate::store::txn::ReadTxn;
 
+use super::route::{FileVerb, Route, Scope, Verb};
 use super::{App, Node, auth};
 
 /// Whether what is made from these indexes is the same for everybody, so that it may be kept under an address alone.
 pub fn is_open(order: &[Index]) -> bool {
     order.iter().all(Index::is_open)
+}
+
+/// An index that is being read.
+pub struct Reading {
+    /// The state that is shown.
+    pub txn: ReadTxn,
+    /// The index.
+    pub index: Index,
+    /// Who reads, for `App::may_read`; anonymous where it makes no difference.
+    pub who: Identity,
+}
+
+/// What a request does with the index that it addresses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Shows what it is or holds.
+    Look,
+    /// Shows whether it exists, no more than its address does: clients ask before they log in.
+    Greet,
+    /// Gets a file.
+    Fetch,
+    /// Puts something there.
+    Upload,
+    /// Deletes something that it holds.
+    Delete,
+}
+
+/// The index that a request addresses, and what for. None where no index is read: those who make, change and delete
+/// indexes are not told more than their right to do so.
+fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
+    let content = |verb: &Verb| if *verb == Verb::Delete { Use::Delete } else { Use::Look };
+    let of_file =
+        |path: &FilePath, what| Some((Cow::Owned(IndexName::parse(path.index()).ok()?), what));
+    match route {
+        Route::Index(Verb::Show, index)
+        | Route::SimpleList(index)
+        | Route::Simple(index, _)
+        | Route::Refresh(index, _) => Some((Cow::Borrowed(index), Use::Look)),
+        Route::Api(Some(Scope::Index(index))) => Some((Cow::Borrowed(index), Use::Greet)),
+        Route::Submit(index) => Some((Cow::Borrowed(index), Use::Upload)),
+        Route::Project(verb, index, _) | Route::Version(verb, index, ..) => {
+            Some((Cow::Borrowed(index), content(verb)))
+        }
+        Route::File(FileVerb::Get | FileVerb::Result, path) | Route::Metadata(path) => {
+            of_file(path, Use::Fetch)
+        }
+        Route::File(FileVerb::Delete, path) => of_file(path, Use::Delete),
+        Route::Root
+        | Route::Api(_)
+        | Route::Login
+        | Route::Status
+        | Route::AuthCheck
+        | Route::Changelog { .. }
+        | Route::User(..)
+        | Route::Index(..)
+        | Route::Unsupported(_) => None,
+    }
+}
+
+/// Refuses who may not read the index that a request addresses. Gives whether the answer is for its asker alone.
+///
+/// # Errors
+/// `Kind::Unauthorized` for those who gave no valid credentials. For others `Kind::Forbidden` where it is about a
+/// file, else `Kind::NotFound`, so that they are not told that there is such an index.
+pub fn check(app: &App, request: &Request, route: &Route) -> Result<bool> {
+    let Some((name, what)) = addressed(route) else { return Ok(false) };
+    // What is not there is the handler's to tell.
+    let Some(index) = index::find(&app.store.read()?, &name)? else { return Ok(false) };
+    if index.is_open() {
+        return Ok(false);
+    }
+    let who = asker(app, request)?;
+    let may_else = match what {
+        Use::Upload => app.policy.allows(&who, Permission::Upload(&index)),
+        Use::Delete => app.policy.allows(&who, Permission::DeleteEntries(&index)),
+        Use::Greet => who == Identity::Anonymous,
+        Use::Look | Use::Fetch => false,
+    };
+    if may_else || app.may_read(&who, &index) {
+        return Ok(true);
+    }
+    Err(match what {
+        Use::Fetch if who != Identity::Anonymous => Error::forbidden("package read forbidden"),
+        _ => refusal(&who, &index.name),
+    })
+}
+
+fn refusal(who: &Identity, index: &IndexName) -> Error {
+    match who {
+        Identity::Anonymous => Error::unauthorized("authentication is required to read this index"),
+        _ => Error::not_found(format!("The stage {index} could not be found.")),
+    }
+}
+
+/// Who asks; a replica if it proves to be one.
+fn asker(app: &App, request: &Request) -> Result<Identity> {
+    if request.headers.has(wire::REPLICA_UUID)
+        && let Node::Master { changelog: Some(master), .. } = &app.node
+        && let Ok(Some(_)) = master.replica_of(request)
+    {
+        return Ok(Identity::Replica);
+    }
+    auth::identify(app, request)
 }
 
 impl App {
@@ -23,34 +134,111 @@ impl App {
         self.policy.allows(who, Permission::Read(index))
     }
 
-    /// Who reads from an index, for `may_read`; refuses those who may not. Where it and all its bases are open nobody is
-    /// asked who they are: a wrong password costs nothing there.
+    /// Begins to read an index, for one who may. Where it and all its bases are open nobody is asked who they are: a
+    /// wrong password costs nothing there. No transaction is held while a password is checked.
     ///
     /// # Errors
-    /// `Kind::Unauthorized` for those who gave no valid credentials, `Kind::NotFound` for others, so that they are not
-    /// told that there is such an index; `Kind::Unavailable` if too many passwords are being checked.
-    pub fn require_read(&self, request: &Request, index: &Index) -> Result<Identity> {
-        let who = self.reader(request, index)?;
-        if self.may_read(&who, index) {
-            return Ok(who);
+    /// `Kind::NotFound` if there is no such index; those of `check`.
+    pub fn read_index(&self, request: &Request, name: &IndexName) -> Result<Reading> {
+        let txn = self.store.read()?;
+        let index = index::require(&txn, name)?;
+        if is_open(&stage::resolution_order(&txn, index.clone())?) {
+            return Ok(Reading { txn, index, who: Identity::Anonymous });
         }
-        Err(match who {
-            Identity::Anonymous => Error::unauthorized("authentication is required to read"),
-            _ => Error::not_found(format!("The stage {} could not be found.", index.name)),
-        })
+        drop(txn);
+        let who = asker(self, request)?;
+        let txn = self.store.read()?;
+        let index = index::require(&txn, name)?;
+        match self.may_read(&who, &index) {
+            true => Ok(Reading { txn, index, who }),
+            false => Err(refusal(&who, name)),
+        }
     }
 
-    fn reader(&self, request: &Request, index: &Index) -> Result<Identity> {
-        let order = stage::resolution_order(&self.store.read()?, index.clone())?;
-        if is_open(&order) {
-            return Ok(Identity::Anonymous);
+    /// Who reads from an index, for `may_read`; refuses those who may not. Not to be called within a transaction.
+    ///
+    /// # Errors
+    /// Those of `read_index`.
+    pub fn require_read(&self, request: &Request, index: &Index) -> Result<Identity> {
+        self.read_index(request, &index.name).map(|reading| reading.who)
+    }
+
+    /// Who asks for something made from several indexes that all address none; anonymous where it makes no difference.
+    ///
+    /// # Errors
+    /// `Kind::Unavailable` if too many passwords are being checked.
+    pub fn reader_of(&self, request: &Request, indexes: &[Index]) -> Result<Identity> {
+        if is_open(indexes) { Ok(Identity::Anonymous) } else { asker(self, request) }
+    }
+}
+
+/// Keeps an answer that not everybody may see out of caches that others share.
+pub fn keep_private(reply: Reply) -> Reply {
+    match reply {
+        Reply::Now(response) => Reply::Now(mark_private(response)),
+        Reply::Park(mut park) => {
+            let resume = park.resume;
+            park.resume = Box::new(move || keep_private(resume()));
+            Reply::Park(park)
         }
-        if request.headers.has(wire::REPLICA_UUID)
-            && let Node::Master { changelog: Some(master), .. } = &self.node
-            && let Ok(Some(_)) = master.replica_of(request)
-        {
-            return Ok(Identity::Replica);
+        Reply::Remote(job) => Reply::Remote(Box::new(move || keep_private(job()))),
+    }
+}
+
+fn mark_private(mut response: Response) -> Response {
+    const NAME: &str = "Cache-Control";
+    let given = response.header(NAME).unwrap_or_default().to_owned();
+    response.headers.retain(|(name, _)| !name.eq_ignore_ascii_case(NAME));
+    let others = given.split(',').map(str::trim);
+    let others = others.filter(|word| !matches!(*word, "" | "public" | "private"));
+    let value = std::iter::once("private").chain(others).collect::<Vec<_>>().join(", ");
+    response.with_header(NAME, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::request::Method;
+
+    #[test]
+    fn answers_for_one_asker_are_for_no_shared_cache() {
+        for (given, kept) in [
+            (None, "private"),
+            (Some("max-age=5, immutable, public"), "private, max-age=5, immutable"),
+            (Some("private"), "private"),
+        ] {
+            let mut response = Response::new(200);
+            if let Some(given) = given {
+                response = response.with_header("cache-control", given);
+            }
+            let Reply::Now(response) = keep_private(Reply::Now(response)) else { panic!("now") };
+            assert_eq!(response.header("Cache-Control"), Some(kept));
+            assert_eq!(response.headers.len(), 1);
         }
-        auth::identify(self, request)
+    }
+
+    #[test]
+    fn all_that_lies_below_an_index_addresses_it() {
+        let index = IndexName::new("ann", "dev").expect("valid");
+        for (method, path) in [
+            (Method::Get, ""),
+            (Method::Head, "/"),
+            (Method::Get, "/+simple/"),
+            (Method::Get, "/+simple/p/"),
+            (Method::Post, "/+simple/p/refresh"),
+            (Method::Get, "/p"),
+            (Method::Get, "/p/1"),
+            (Method::Delete, "/p/1"),
+            (Method::Get, "/+f/012/3456789012345/p-1.whl"),
+            (Method::Get, "/+f/012/3456789012345/p-1.whl.metadata"),
+            (Method::Post, "/+f/012/3456789012345/p-1.whl"),
+            (Method::Get, "/+e/a/p-1.whl"),
+            (Method::Post, ""),
+            (Method::Get, "/+api"),
+        ] {
+            let route = Route::parse(method, &format!("/ann/dev{path}")).expect("a route");
+            let name = addressed(&route).map(|(name, _)| name.into_owned());
+            assert_eq!(name.as_ref(), Some(&index), "{path}: {route:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind};
 use crate::http::accept;
 use crate::http::request::Request;
-use crate::http::response::{Body, Response};
+use crate::http::response::{Body, CHALLENGE, Response};
 use crate::pages;
 
 use serde_json::{Value as Json, json};
@@ -115,9 +115,7 @@ pub fn failure(error: &Error, wants_json: bool) -> Response {
         html_page(status, text)
     };
     match error.kind {
-        Kind::Unauthorized => {
-            response = response.with_header("WWW-Authenticate", "Basic realm=\"pypi\"")
-        }
+        Kind::Unauthorized => response = response.with_header("WWW-Authenticate", CHALLENGE),
         Kind::Unavailable => response = response.with_header("Retry-After", RETRY_AFTER),
         _ => (),
     }

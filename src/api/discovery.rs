@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::http::accept;
 use crate::http::request::{Method, Request};
 use crate::http::response::Response;
@@ -10,7 +10,7 @@ use crate::model::acl::Identity;
 use crate::model::index;
 
 use super::route::{Route, Scope};
-use super::{App, ask, auth};
+use super::{App, access, ask, auth};
 
 /// What clients may ask for beyond the basics. Push itself is not there yet and says so; its options are devpi 6.20's.
 const FEATURES: [&str; 4] =
@@ -46,10 +46,15 @@ pub fn api(app: &App, request: &Request, scope: Option<&Scope>) -> Result<Respon
     Ok(ask::result(200, "apiconfig", Json::Object(api)))
 }
 
+fn is_devpi_client(request: &Request) -> bool {
+    request.headers.get("user-agent").is_some_and(|agent| agent.contains("devpi-client"))
+}
+
 /// `GET /+authcheck`: whether a request that a proxy holds would be let through.
 ///
 /// # Errors
-/// `Kind::Forbidden` if its address leads nowhere.
+/// `Kind::Forbidden` if its address leads nowhere, or its asker may not read there; `Kind::Unauthorized` if credentials
+/// would help.
 pub fn authcheck(app: &App, request: &Request) -> Result<Response> {
     let original = request.headers.get("x-original-uri").unwrap_or(&request.target);
     let path = original
@@ -60,11 +65,18 @@ pub fn authcheck(app: &App, request: &Request) -> Result<Response> {
         Some(prefix) => path.strip_prefix(prefix.as_str()).unwrap_or(path),
         None => path,
     };
-    let is_route =
-        Route::parse(Method::Get, path).is_ok() || Route::parse(Method::Post, path).is_ok();
-    if is_route {
-        Ok(Response::text(200, ""))
-    } else {
-        Err(Error::forbidden("there is no such page"))
+    let route = match Route::parse(Method::Get, path) {
+        Ok(route) => route,
+        Err(_) => Route::parse(Method::Post, path)
+            .map_err(|_| Error::forbidden("there is no such page"))?,
+    };
+    match access::check(app, request, &route) {
+        Ok(_) => Ok(Response::text(200, "")),
+        // A proxy knows 401 and 403 only; devpi-client prints an error of a 403.
+        Err(error) if error.kind == Kind::Unauthorized && !is_devpi_client(request) => Err(error),
+        Err(error) if matches!(error.kind, Kind::Unauthorized | Kind::NotFound) => {
+            Err(Error::forbidden(error.message))
+        }
+        Err(error) => Err(error),
     }
 }

@@ -27,6 +27,8 @@ struct Known {
     record: Dict,
     sources: Sources,
     serial: Option<Serial>,
+    /// Whether everybody may read it.
+    is_open: bool,
 }
 
 fn find(app: &App, path: &FilePath) -> Result<Known> {
@@ -40,10 +42,10 @@ fn find(app: &App, path: &FilePath) -> Result<Known> {
             false => Error::not_found("no such file"),
         });
     };
-    index::require(&txn, &index)?;
+    let is_open = index::require(&txn, &index)?.is_open();
     let owner = User(index.user()).path();
     let sources = vec![(path.to_string(), Some(row.serial)), source(&txn, owner)?];
-    Ok(Known { record: Dict::decode(&value)?, sources, serial: txn.serial() })
+    Ok(Known { record: Dict::decode(&value)?, sources, serial: txn.serial(), is_open })
 }
 
 /// `GET` of a file, or of what is known of it in JSON mode.
@@ -114,7 +116,10 @@ fn keep(
         modified: known.record.text("last_modified").map(str::to_owned),
     };
     let kept = Kept::new(open, known.sources, known.serial);
-    app.files.put(format!("/{path}"), kept.clone());
+    // What is kept is found by its address alone, whoever asks.
+    if known.is_open {
+        app.files.put(format!("/{path}"), kept.clone());
+    }
     send(request, path.name(), &kept)
 }
 

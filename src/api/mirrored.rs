@@ -8,11 +8,12 @@ use crate::error::{Error, Kind, Result};
 use crate::http::request::Request;
 use crate::http::response::{Reply, Response};
 use crate::mirror::pages::{Look, STALE, Standing};
-use crate::model::index::{self, Index};
+use crate::model::index::Index;
 use crate::model::walk::{self, Walk};
 use crate::names::{IndexName, ProjectName};
-use crate::store::txn::Read;
+use crate::store::txn::{Read, ReadTxn};
 
+use super::access::Reading;
 use super::cache::Life;
 use super::{App, Node, ask};
 
@@ -72,20 +73,20 @@ impl Mirrored {
     }
 }
 
-/// The walk of a project's indexes as the one who asks may see it.
+/// The walk of a project's indexes as the one who asks may see it, and the transaction that it was made in. Not to be
+/// called within another: a password may have to be checked first.
 ///
 /// # Errors
-/// `Kind::NotFound` if there is no such index; those of `App::require_read`.
+/// Those of `App::read_index`.
 pub fn walk(
     app: &App,
-    txn: &impl Read,
     request: &Request,
     name: &IndexName,
     project: &ProjectName,
-) -> Result<Walk> {
-    let index = index::require(txn, name)?;
-    let who = app.require_read(request, &index)?;
-    walk::walk(txn, index, project, |index| Ok(app.may_read(&who, index)))
+) -> Result<(ReadTxn, Walk)> {
+    let Reading { txn, index, who } = app.read_index(request, name)?;
+    let walk = walk::walk(&txn, index, project, |index| Ok(app.may_read(&who, index)))?;
+    Ok((txn, walk))
 }
 
 /// Answers by `make` once the mirrors that have a part in a project were looked at.
@@ -100,8 +101,8 @@ pub fn answer(
     make: impl FnOnce(&App, &Request, &Mirrored) -> Result<Response> + Send + 'static,
 ) -> Result<Reply> {
     let (mirrors, known) = {
-        let txn = app.store.read()?;
-        let mirrors = walk(app, &txn, &request, name, &project)?.mirrors();
+        let (txn, walk) = walk(app, &request, name, &project)?;
+        let mirrors = walk.mirrors();
         let known = look(app, &txn, &mirrors, &project)?;
         (mirrors, known)
     };

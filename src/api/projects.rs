@@ -34,11 +34,11 @@ pub fn show(app: &Arc<App>, request: Request, name: &IndexName, spelling: &str) 
     }
     let (name, project) = (name.clone(), ProjectName::new(spelling));
     mirrored::answer(app, request, &name.clone(), project.clone(), move |app, request, mirrors| {
-        let txn = app.store.read()?;
+        let (txn, walk) = mirrored::walk(app, request, &name, &project)?;
         let own_only = request.has_parameter("ignore_bases");
         let base = ask::base_url(request, app.config.outside_url.as_deref());
         let (mut shown, mut is_known): (Map<String, Json>, _) = (Map::new(), false);
-        for part in mirrored::walk(app, &txn, request, &name, &project)?.parts {
+        for part in walk.parts {
             let is_held = matches!(part.share, Share::Holds | Share::Mirror)
                 && links::holds(&txn, &part.index, &project)?;
             is_known |= is_held;
@@ -85,10 +85,10 @@ pub fn show_version(
     }
     let (name, project) = (name.clone(), ProjectName::new(spelling));
     mirrored::answer(app, request, &name.clone(), project.clone(), move |app, request, mirrors| {
-        let txn = app.store.read()?;
+        let (txn, walk) = mirrored::walk(app, request, &name, &project)?;
         let base = ask::base_url(request, app.config.outside_url.as_deref());
         let mut shown: Option<Json> = None;
-        for part in mirrored::walk(app, &txn, request, &name, &project)?.parts {
+        for part in walk.parts {
             let data = match (&part.share, Version::parse(&version)) {
                 (Share::Holds, Ok(version)) => {
                     version_data(&txn, &base, &part.index, &project, &version)?

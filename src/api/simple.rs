@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::http::accept;
 use crate::http::request::Request;
 use crate::http::response::{Body, Reply, Response};
-use crate::model::index;
 use crate::model::walk::Walk;
 use crate::model::{links, stage};
 use crate::names::{IndexName, ProjectName};
@@ -20,6 +19,7 @@ use crate::serial::Serial;
 use crate::store::key::{FilePath, Key as _, Projects, SimpleLinks, User, Versions};
 use crate::store::txn::{Read, ReadTxn};
 
+use super::access::{self, Reading};
 use super::ask::{self, Form, SIMPLE_JSON};
 use super::cache::{Kept, Page, Sources, source};
 use super::mirrored::{self, Mirrored};
@@ -168,8 +168,7 @@ fn to_slash(app: &App, request: &Request, path: &str) -> Option<Response> {
 /// # Errors
 /// `Kind::NotFound` if there is no such index.
 pub fn list(app: &App, request: &Request, name: &IndexName) -> Result<Response> {
-    let txn = app.store.read()?;
-    let index = index::require(&txn, name)?;
+    let Reading { txn, index, who } = app.read_index(request, name)?;
     let is_simple = request.path().contains("/+simple");
     if is_simple && let Some(redirect) = to_slash(app, request, &format!("{name}/+simple")) {
         return Ok(at(txn.serial(), redirect));
@@ -178,18 +177,25 @@ pub fn list(app: &App, request: &Request, name: &IndexName) -> Result<Response> 
     if index.is_mirror() {
         return Err(super::unsupported("mirrors"));
     }
-    for index in stage::resolution_order(&txn, index.clone())? {
+    let mut order = stage::resolution_order(&txn, index)?;
+    let is_open = access::is_open(&order);
+    order.retain(|index| app.may_read(&who, index));
+    for index in &order {
         sources.push(source(&txn, User(index.name.user()).path())?);
         sources.push(source(&txn, Projects(&index.name).path())?);
     }
-    let names = stage::all_projects(&txn, index)?;
+    let names = stage::all_projects(&txn, &order)?;
     let serial = txn.serial();
     drop(txn);
     let text = match Form::of(request) {
         Form::Html => draw::list_html(&names, &list_prefix(app, request, name)),
         Form::Json => draw::list_json(&names),
     };
-    Ok(keep(app, request, finished(request, text)?, sources, serial))
+    let page = finished(request, text)?;
+    Ok(match is_open {
+        true => keep(app, request, page, sources, serial),
+        false => respond(request, &Kept::new(page, sources, serial)),
+    })
 }
 
 /// What makes the address of a project's page out of its name, seen from the list's own address.
@@ -246,8 +252,7 @@ fn show(
     (name, project): (&IndexName, &ProjectName),
     mirrors: &Mirrored,
 ) -> Result<Response> {
-    let txn = app.store.read()?;
-    let walk = mirrored::walk(app, &txn, request, name, project)?;
+    let (txn, walk) = mirrored::walk(app, request, name, project)?;
     let doubt = mirrors.doubt();
     let is_kept = walk.is_open() && mirrors.is_complete();
     if is_kept {
@@ -314,8 +319,7 @@ fn explain(
     (name, project): (&IndexName, &ProjectName),
     mirrors: &Mirrored,
 ) -> Result<Response> {
-    let txn = app.store.read()?;
-    let walk = mirrored::walk(app, &txn, request, name, project)?;
+    let (txn, walk) = mirrored::walk(app, request, name, project)?;
     let shown = links::explain(&txn, &walk, project, |index| mirrors.note(&index.name))?;
     Ok(at(txn.serial(), ask::result(200, "explanation", shown)))
 }
@@ -347,10 +351,7 @@ pub fn refresh(
     spelling: &str,
 ) -> Result<Reply> {
     let project = ProjectName::new(spelling);
-    let mirrors = {
-        let txn = app.store.read()?;
-        mirrored::walk(app, &txn, &request, name, &project)?.mirrors()
-    };
+    let mirrors = mirrored::walk(app, &request, name, &project)?.1.mirrors();
     let base = ask::base_url(&request, app.config.outside_url.as_deref());
     let address = match request.path().contains("/+simple/") {
         true => format!("{base}/{name}/+simple/{project}/"),

@@ -6,36 +6,71 @@ use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::model::acl::Permission;
-use crate::model::user;
+use crate::model::{index, user};
 use crate::names::UserName;
 use crate::store::key;
+use crate::store::record::Dict;
 use crate::store::txn::Read;
 
-use super::{App, ask, at, auth, json_object, login};
+use super::{App, access, ask, at, auth, json_object, login};
 
-/// `GET /`: all users with their indexes.
+/// `GET /`: all users with the indexes that the asker may read.
 ///
 /// # Errors
 /// `Kind::Internal` if the database fails.
-pub fn list(app: &App) -> Result<Response> {
+pub fn list(app: &App, request: &Request) -> Result<Response> {
     let txn = app.store.read()?;
-    let mut users = Map::new();
+    let mut records = Vec::new();
     for name in user::names(&txn)? {
         if let Some(record) = txn.get(&key::User(&name))? {
-            users.insert(name.to_string(), user::shown(&name, &record));
+            records.push((name, record));
         }
     }
-    Ok(at(txn.serial(), ask::result(200, "list:userconfig", Json::Object(users))))
+    let serial = txn.serial();
+    drop(txn);
+    let users: Map<_, _> = visible(app, request, records)?
+        .iter()
+        .map(|(name, record)| (name.to_string(), user::shown(name, record)))
+        .collect();
+    Ok(at(serial, ask::result(200, "list:userconfig", Json::Object(users))))
+}
+
+/// Leaves out the indexes that the asker may not read.
+fn visible(
+    app: &App,
+    request: &Request,
+    mut records: Vec<(UserName, Dict)>,
+) -> Result<Vec<(UserName, Dict)>> {
+    let indexes: Vec<_> =
+        records.iter().flat_map(|(name, record)| index::of_user(name, record)).collect();
+    if access::is_open(&indexes) {
+        return Ok(records);
+    }
+    let who = app.reader_of(request, &indexes)?;
+    for (name, record) in &mut records {
+        let Some(mut shown) = record.dict("indexes") else { continue };
+        for index in index::of_user(name, record).iter().filter(|i| !app.may_read(&who, i)) {
+            shown.remove(index.name.index());
+        }
+        record.set("indexes", shown);
+    }
+    Ok(records)
 }
 
 /// `GET /U`.
 ///
 /// # Errors
 /// `Kind::NotFound` if there is no such user.
-pub fn show(app: &App, name: &UserName) -> Result<Response> {
+pub fn show(app: &App, request: &Request, name: &UserName) -> Result<Response> {
     let txn = app.store.read()?;
     let record = user::require(&txn, name)?;
-    Ok(at(txn.serial(), ask::result(200, "userconfig", user::shown(name, &record))))
+    let serial = txn.serial();
+    drop(txn);
+    let mut shown = Json::Null;
+    for (name, record) in visible(app, request, vec![(name.clone(), record)])? {
+        shown = user::shown(&name, &record);
+    }
+    Ok(at(serial, ask::result(200, "userconfig", shown)))
 }
 
 /// `PUT /U`: makes a user.

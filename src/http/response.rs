@@ -9,6 +9,9 @@ use crate::deadline::Deadline;
 use crate::error::Kind;
 use crate::serial::Serial;
 
+/// What stands in `WWW-Authenticate` beside 401.
+pub const CHALLENGE: &str = "Basic realm=\"pypi\"";
+
 /// What a handler came to.
 pub enum Reply {
     /// An answer.

@@ -50,13 +50,13 @@ pub fn projects(txn: &impl Read, index: &IndexName) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The projects of an index and its bases, sorted, each once.
+/// The projects of several indexes, sorted, each once.
 ///
 /// # Errors
 /// `Kind::Internal` if the database fails.
-pub fn all_projects(txn: &impl Read, start: Index) -> Result<Vec<String>> {
+pub fn all_projects(txn: &impl Read, indexes: &[Index]) -> Result<Vec<String>> {
     let mut names = BTreeSet::new();
-    for index in resolution_order(txn, start)? {
+    for index in indexes {
         names.extend(txn.get(&key::Projects(&index.name))?.unwrap_or_default().0);
     }
     Ok(names.into_iter().collect())

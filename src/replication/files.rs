@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::http::client::{Answer, Timeouts};
+use crate::http::client::{Answer, ClientBody, Timeouts};
+use crate::http::request::Headers;
 use crate::names::UserName;
 use crate::store::blobs::Staged;
 use crate::store::key::{self, FilePath};
@@ -20,6 +21,9 @@ use super::wire;
 /// The largest file that is taken when its record does not say its size, in bytes: a lying master must not fill the
 /// disk.
 const FILE_BYTES_MAX: u64 = 64 << 30;
+
+/// Where clients say who they are.
+const CREDENTIALS: [&str; 2] = ["authorization", "x-devpi-auth"];
 
 /// Makes the METADATA that lies beside a wheel; none for other files.
 pub type Sidecar = Arc<dyn Fn(&FilePath, &Staged) -> Option<Staged> + Send + Sync>;
@@ -93,6 +97,24 @@ impl Files {
         let timeouts =
             Timeouts { connect: CONNECT, response_head: self.timeout, per_read: self.timeout };
         self.link.get(&target, &[(wire::FILE_REPLICATION, wire::YES), ("Accept", "*/*")], timeouts)
+    }
+
+    /// Asks the master for a file as the client does who asks here: what no record here names may be for some only,
+    /// and the master knows for whom.
+    ///
+    /// # Errors
+    /// Those of `Client::request`.
+    pub fn ask_for(&self, client: &Headers, path: &FilePath) -> Result<Answer> {
+        let target = format!("/{}", wire::quote_path(path.as_str()));
+        let timeouts =
+            Timeouts { connect: CONNECT, response_head: self.timeout, per_read: self.timeout };
+        let own = [(wire::FILE_REPLICATION, wire::YES), ("Accept", "*/*")];
+        let mut headers: Vec<_> =
+            own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        for name in CREDENTIALS {
+            headers.extend(client.get(name).map(|value| (name.to_owned(), value.to_owned())));
+        }
+        self.link.send("GET", &target, &headers, ClientBody::None, timeouts)
     }
 
     /// Brings one file of the queue.
@@ -197,6 +219,7 @@ pub(super) fn not_sent(answer: Answer) -> Error {
     let (kind, message) = match status {
         404 => (Kind::NotFound, "no such file".to_owned()),
         410 => (Kind::Gone, "file existed, deleted in later serial".to_owned()),
+        401 => (Kind::Unauthorized, "authentication is required to read this index".to_owned()),
         403 => (Kind::Forbidden, "the master refuses the file".to_owned()),
         _ => (Kind::BadGateway, format!("the master answered {status} when asked for the file")),
     };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::http::client::Answer;
-use crate::http::request::Method;
+use crate::http::request::{Headers, Method};
 use crate::http::response::{Body, Response};
 use crate::store::blobs::Staging;
 use crate::store::key::{self, FilePath};
@@ -60,17 +60,23 @@ pub fn file(
     stream(files, path, expected, Place::Record(path.clone()), answer)
 }
 
-/// Asks the master for a file that no record here names. `error` is what the client gets if the master has it no
+/// Asks the master, as the client, for a file that no record here names. `error` is what the client gets if the master has it no
 /// more than this node.
 ///
 /// # Errors
 /// `error`; `Kind::BadGateway` if the master cannot be reached or sends something else.
-pub fn unknown(files: &Arc<Files>, path: &FilePath, error: Error) -> Result<Response> {
+pub fn unknown(
+    files: &Arc<Files>,
+    client: &Headers,
+    path: &FilePath,
+    error: Error,
+) -> Result<Response> {
     let (expected, place) = match metadata_of(files, path)? {
         Some(expected) => (expected, Place::Sidecar(path.clone())),
         None => (Expected::of_path(path.as_str()), Place::Nowhere),
     };
-    let answer = ask(files, path)?;
+    let answer =
+        files.ask_for(client, path).map_err(|error| files.link.away(path.as_str(), &error))?;
     match answer.status {
         200 => stream(files, path, expected, place, answer),
         404 | 410 if error.kind == Kind::NotFound => {
