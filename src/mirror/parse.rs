@@ -1,17 +1,43 @@
 //! What another server says of a project, in either form of the simple interface (PEP 503, 691, 700, 792).
+//!
+//! Nothing of it is believed: a file counts if its name can be a part of a path here, is an archive's, and begins with
+//! the project's; addresses lose their credentials; hashes are hex of the right length or nothing.
 
-mod html;
+pub(super) mod html;
 mod json;
+pub(super) mod limited;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::Read;
 
-use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::error::{Error, Kind, Result};
-use crate::names::{NAME_BYTES_MAX, ProjectName};
+use crate::names::ProjectName;
 use crate::store::codec::Value;
+use crate::store::key::FilePath;
+
+use limited::Limited;
+
+/// Largest page; the largest that are known have some 30 MB.
+const PAGE_BYTES_MAX: u64 = 256 << 20;
+
+/// Most files of one project; the largest that are known have some 50,000.
+const FILES_MAX: usize = 200_000;
+
+/// Longest address, reason or condition on Python; what is longer was not written for installers.
+const TEXT_BYTES_MAX: usize = 8 << 10;
+
+/// What a release's files end in (spec/http-api.md 16.1); documentation zips end in `.zip`.
+const SUFFIXES: [&str; 12] = [
+    ".deb", ".dmg", ".egg", ".exe", ".msi", ".rpm", ".tar", ".tar.bz2", ".tar.gz", ".tgz", ".whl",
+    ".zip",
+];
+
+/// Hashes that may stand beside a link and can be checked, best first, with the number of their hex digits.
+const HASHES: [(&str, usize); 6] =
+    [("sha256", 64), ("sha512", 128), ("sha384", 96), ("sha224", 56), ("sha1", 40), ("md5", 32)];
 
 /// A project as another server shows it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,235 +71,254 @@ pub struct UpstreamFile {
     pub provenance: Option<String>,
 }
 
-/// The largest page in bytes, decoded; the largest known are some ten megabytes.
-const PAGE_BYTES_MAX: u64 = 128 << 20;
-/// Files of one project, at most.
-const FILES_MAX: usize = 100_000;
-/// The longest text of one field, in bytes.
-const TEXT_BYTES_MAX: usize = 16 << 10;
-/// JSON of the simple interface (PEP 691).
-pub const JSON: &str = "application/vnd.pypi.simple.v1+json";
-
-/// Ends of the names of files that are releases, as devpi takes them.
-const ARCHIVES: [&str; 13] = [
-    ".deb", ".dmg", ".doc.zip", ".egg", ".exe", ".msi", ".rpm", ".tar", ".tar.bz2", ".tar.gz",
-    ".tgz", ".whl", ".zip",
-];
-
-/// Reads a page in the form that its media type names.
+/// Reads a project's page, whose last address is `url`.
 ///
 /// # Errors
-/// `Kind::BadGateway` if it is no such page, breaks off, or is over a limit.
+/// `Kind::BadGateway` if it is no page of a simple index, is over a limit or broken; the reader's own failure if it
+/// fails with one of ours.
 pub fn page(
-    media_type: &str,
+    content_type: &str,
     body: &mut dyn Read,
     url: &Url,
     project: &ProjectName,
 ) -> Result<UpstreamPage> {
-    let bytes = read_all(body)?;
-    let mut page = match media_type {
-        JSON => json::page(&bytes, url)?,
-        "text/html" | "application/xhtml+xml" | "application/vnd.pypi.simple.v1+html" | "" => {
-            html::page(&bytes, url)?
-        }
-        _ => return Err(nonsense(format!("the upstream sent a page of type {media_type:.60}"))),
-    };
-    page.files.retain(|file| is_release(&file.name, project));
-    page.files = each_once(page.files);
-    Ok(page)
-}
-
-fn read_all(body: &mut dyn Read) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    body.take(PAGE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| nonsense("the upstream's page broke off").caused_by(e))?;
-    if bytes.len() as u64 > PAGE_BYTES_MAX {
-        return Err(nonsense(format!("the upstream's page is over {PAGE_BYTES_MAX} bytes")));
+    let body = Limited::new(body, PAGE_BYTES_MAX);
+    match Media::of(content_type)? {
+        Media::Json => json::page(body, url, project),
+        Media::Html => html::page(body, url, project),
     }
-    Ok(bytes)
 }
 
-/// The error for what an upstream should not send.
-pub(super) fn nonsense(message: impl Into<String>) -> Error {
-    Error::new(Kind::BadGateway, message)
+/// The two forms of an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Media {
+    Html,
+    Json,
 }
 
-/// Whether a file's name is that of a release of the project.
-fn is_release(name: &str, project: &ProjectName) -> bool {
-    let lower = name.to_ascii_lowercase();
-    ARCHIVES.iter().any(|suffix| lower.ends_with(suffix))
-        && ProjectName::new(name).as_str().starts_with(project.as_str())
+impl Media {
+    /// Reads a `Content-Type`; a server that gives none has HTML. Parameters mean nothing.
+    ///
+    /// # Errors
+    /// `Kind::BadGateway` for what is neither.
+    pub fn of(content_type: &str) -> Result<Self> {
+        let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match media.as_str() {
+            "application/vnd.pypi.simple.v1+json" => Ok(Self::Json),
+            "" | "text/html" | "application/xhtml+xml" | "application/vnd.pypi.simple.v1+html" => {
+                Ok(Self::Html)
+            }
+            _ => Err(nonsense("its type is neither HTML nor JSON of a simple index")),
+        }
+    }
 }
 
-/// Files with each name once: one with a hash beats one without, else the first one stays.
-fn each_once(files: Vec<UpstreamFile>) -> Vec<UpstreamFile> {
-    let mut places: HashMap<String, usize> = HashMap::with_capacity(files.len());
-    let mut kept: Vec<UpstreamFile> = Vec::with_capacity(files.len());
-    for file in files {
-        match places.get(&file.name) {
-            Some(at) if kept[*at].hash.is_none() && file.hash.is_some() => kept[*at] = file,
-            Some(_) => (),
-            None => {
-                places.insert(file.name.clone(), kept.len());
-                kept.push(file);
+/// The failure of an upstream whose answer is no page.
+pub(super) fn nonsense(what: impl std::fmt::Display) -> Error {
+    Error::new(Kind::BadGateway, format!("the upstream's answer is no page of an index: {what}"))
+}
+
+/// Checks a version of the interface (PEP 629).
+///
+/// # Errors
+/// `Kind::BadGateway` for all but 1.x.
+pub(super) fn require_version(version: &str) -> Result<()> {
+    let (major, minor) = version.split_once('.').unwrap_or((version, "0"));
+    let is_number = !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit());
+    if major == "1" && is_number {
+        return Ok(());
+    }
+    Err(nonsense("it is of another version than 1.x"))
+}
+
+/// What a link says before it is checked. Texts are as they stood there.
+#[derive(Default)]
+struct Candidate<'a> {
+    href: &'a str,
+    /// What the file is called where the address does not show it.
+    filename: &'a str,
+    hash: Option<(String, String)>,
+    requires_python: &'a str,
+    yanked: Option<Value>,
+    size_bytes: Option<u64>,
+    upload_time: &'a str,
+    metadata: Option<Option<String>>,
+    provenance: &'a str,
+}
+
+/// Gathers the files of a page.
+struct Gathering<'a> {
+    base: Url,
+    project: &'a ProjectName,
+    page: UpstreamPage,
+    places: HashMap<String, usize>,
+    seen: usize,
+}
+
+impl<'a> Gathering<'a> {
+    fn new(url: &Url, project: &'a ProjectName) -> Self {
+        let (page, places) = (UpstreamPage::default(), HashMap::new());
+        Self { base: url.clone(), project, page, places, seen: 0 }
+    }
+
+    /// Takes a link if it is one to a file of the project. Of two with one name the first stands, unless only the
+    /// second has a hash.
+    fn add(&mut self, link: Candidate<'_>) -> Result<()> {
+        self.seen += 1;
+        if FILES_MAX < self.seen {
+            return Err(nonsense("it has too many links"));
+        }
+        let Some(file) = self.check(link) else { return Ok(()) };
+        match self.places.entry(file.name.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(self.page.files.len());
+                self.page.files.push(file);
+            }
+            Entry::Occupied(place) => {
+                let known = &mut self.page.files[*place.get()];
+                if known.hash.is_none() && file.hash.is_some() {
+                    *known = file;
+                }
             }
         }
+        Ok(())
     }
-    kept
+
+    fn check(&self, link: Candidate<'_>) -> Option<UpstreamFile> {
+        let texts = [link.href, link.filename, link.requires_python, link.provenance];
+        if texts.iter().any(|text| TEXT_BYTES_MAX < text.len()) || link.href.is_empty() {
+            return None;
+        }
+        let mut url = self.base.join(link.href).ok().filter(is_http)?;
+        let is_file = |name: &String| is_file_of(name, self.project);
+        let name = last_segment(&url).filter(is_file).or_else(|| {
+            let name = link.filename.to_owned();
+            Some(name).filter(is_file)
+        })?;
+        let hash = link.hash.or_else(|| url.fragment().and_then(hash_of_fragment));
+        url.set_fragment(None);
+        remove_credentials(&mut url);
+        Some(UpstreamFile {
+            name,
+            url: url.into(),
+            hash,
+            requires_python: Some(tidy(link.requires_python)).filter(|text| !text.is_empty()),
+            yanked: link.yanked.unwrap_or(Value::None),
+            size_bytes: link.size_bytes,
+            upload_time: moment(link.upload_time),
+            metadata: link.metadata,
+            provenance: provenance(link.provenance),
+        })
+    }
+
+    fn finish(mut self, status: &str, reason: &str) -> UpstreamPage {
+        if ["archived", "quarantined", "deprecated"].contains(&status) {
+            let reason = Some(reason_text(reason)).filter(|reason| !reason.is_empty());
+            self.page.status = Some((status.to_owned(), reason));
+        }
+        self.page
+    }
 }
 
-/// A file from its address, which may hold a hash in its fragment; none if it is no file that could be fetched.
-fn file_at(href: &str, base: &Url) -> Option<UpstreamFile> {
-    if href.is_empty() || TEXT_BYTES_MAX < href.len() {
-        return None;
-    }
-    let mut url = base.join(href).ok()?;
-    let hash = url.fragment().and_then(|fragment| {
-        let (kind, hex) = fragment.split('&').find_map(|part| part.split_once('='))?;
-        known_hash(kind, hex)
-    });
-    url.set_fragment(None);
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return None;
-    }
-    let _ = url.set_username(""); // fails only for URLs that have none
+fn is_http(url: &Url) -> bool {
+    ["http", "https"].contains(&url.scheme()) && url.has_host()
+}
+
+fn remove_credentials(url: &mut Url) {
+    // Neither can fail: the address has a host.
+    let _ = url.set_username("");
     let _ = url.set_password(None);
-    let last = url.path_segments()?.next_back()?;
-    let name = percent_decode_str(last).decode_utf8().ok()?.into_owned();
-    let is_plain = !name.is_empty()
-        && name.len() <= NAME_BYTES_MAX
-        && !name.contains(['/', '\\'])
-        && !name.contains(char::is_control);
-    is_plain.then(|| UpstreamFile {
-        name,
-        url: url.into(),
-        hash,
-        requires_python: None,
-        yanked: Value::None,
-        size_bytes: None,
-        upload_time: None,
-        metadata: None,
-        provenance: None,
-    })
 }
 
-/// A hash of a kind that can be checked, in small letters.
-fn known_hash(kind: &str, hex: &str) -> Option<(String, String)> {
-    let kind = kind.to_ascii_lowercase();
-    let digits = match kind.as_str() {
-        "md5" => 32,
-        "sha1" => 40,
-        "sha224" => 56,
-        "sha256" => 64,
-        "sha384" => 96,
-        "sha512" => 128,
-        _ => return None,
-    };
-    let is_hex = hex.len() == digits && hex.bytes().all(|b| b.is_ascii_hexdigit());
-    is_hex.then(|| (kind, hex.to_ascii_lowercase()))
+/// The name at the end of an address, percent-decoded; `None` if that is not UTF-8.
+pub(super) fn last_segment(url: &Url) -> Option<String> {
+    let segment = url.path().rsplit('/').next()?;
+    let name = percent_encoding::percent_decode_str(segment).decode_utf8().ok()?;
+    Some(name.into_owned())
 }
 
-/// A status of a project, unless it is the usual one or unknown.
-fn known_status(status: &str, reason: Option<String>) -> Option<(String, Option<String>)> {
-    matches!(status, "archived" | "quarantined" | "deprecated")
-        .then(|| (status.to_owned(), reason.map(shortened)))
-}
-
-/// A text cut at the limit of one field.
-fn shortened(mut text: String) -> String {
-    if TEXT_BYTES_MAX < text.len() {
-        let end = (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at));
-        text.truncate(end.unwrap_or(0));
+/// Whether a name can be one part of a path, is an archive's, and begins with the project's name.
+fn is_file_of(name: &str, project: &ProjectName) -> bool {
+    if !FilePath::is_part(name) || name.chars().any(|c| c.is_control() || c == '/') {
+        return false;
     }
-    text
+    let ends_in = |suffix: &&str| {
+        let at = name.len().checked_sub(suffix.len());
+        at.and_then(|at| name.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+    };
+    let suffix = SUFFIXES.iter().filter(|suffix| ends_in(suffix)).max_by_key(|s| s.len());
+    suffix.is_some_and(|suffix| begins_with(&name[..name.len() - suffix.len()], project.as_str()))
+}
+
+/// Whether the normal form of `text` begins with `normal`, without making it.
+fn begins_with(text: &str, normal: &str) -> bool {
+    let mut rest = normal.bytes();
+    let mut is_in_run = false;
+    for c in text.chars() {
+        let normal = match c.is_ascii_alphanumeric() {
+            true => c.to_ascii_lowercase(),
+            false if is_in_run => continue,
+            false => '-',
+        };
+        is_in_run = normal == '-';
+        match rest.next() {
+            None => return true,
+            Some(wanted) if char::from(wanted) != normal => return false,
+            Some(_) => (),
+        }
+    }
+    rest.len() == 0
+}
+
+/// The hash in a fragment like `sha256=<hex>&egg=name`.
+fn hash_of_fragment(fragment: &str) -> Option<(String, String)> {
+    best_hash(fragment.split('&').filter_map(|part| part.split_once('=')))
+}
+
+/// The best of some hashes; one that is not hex of its type's length is none.
+fn best_hash<'a>(hashes: impl Iterator<Item = (&'a str, &'a str)>) -> Option<(String, String)> {
+    let rank = |kind: &str| HASHES.iter().position(|(known, _)| *known == kind);
+    let is_hex = |hex: &str| hex.bytes().all(|b| b.is_ascii_hexdigit());
+    hashes
+        .filter_map(|(kind, hex)| Some((rank(kind)?, hex)))
+        .filter(|(rank, hex)| hex.len() == HASHES[*rank].1 && is_hex(hex))
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(rank, hex)| (HASHES[rank].0.to_owned(), hex.to_ascii_lowercase()))
+}
+
+/// SHA-256 of METADATA out of `sha256=<hex>`.
+fn sha256_of(spec: &str) -> Option<String> {
+    hash_of_fragment(spec).filter(|(kind, _)| kind == "sha256").map(|(_, hex)| hex)
+}
+
+/// A text without control characters and without space around it.
+fn tidy(text: &str) -> String {
+    match text.contains(char::is_control) {
+        true => text.replace(char::is_control, " ").trim().to_owned(),
+        false => text.trim().to_owned(),
+    }
+}
+
+/// A text for people, cut where it gets too long.
+fn reason_text(text: &str) -> String {
+    tidy(&text[..text.floor_char_boundary(TEXT_BYTES_MAX)])
+}
+
+/// A moment with its zone, as RFC 3339 writes it; installers refuse a page with another form.
+fn moment(text: &str) -> Option<String> {
+    const MOMENT_BYTES_MAX: usize = 40;
+    let is_short = !text.is_empty() && text.len() <= MOMENT_BYTES_MAX;
+    (is_short && text.parse::<jiff::Timestamp>().is_ok()).then(|| text.to_owned())
+}
+
+fn provenance(text: &str) -> Option<String> {
+    if text.is_empty() {
+        return None;
+    }
+    let mut url = Url::parse(text).ok().filter(is_http)?;
+    remove_credentials(&mut url);
+    Some(url.into())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(media_type: &str, text: &str) -> Result<UpstreamPage> {
-        let url = Url::parse("http://host:81/simple/pkg/").expect("valid");
-        page(media_type, &mut text.as_bytes(), &url, &ProjectName::new("pkg"))
-    }
-
-    fn names(page: &UpstreamPage) -> Vec<&str> {
-        page.files.iter().map(|file| file.name.as_str()).collect()
-    }
-
-    #[test]
-    fn both_forms_say_the_same() {
-        let sha = "ab".repeat(32);
-        let html = format!(
-            "<!DOCTYPE html><meta name='pypi:project-status' content=archived><h1>pkg</h1>\
-             <a href='../../f/Pkg-1.0-py3-none-any.whl#sha256={sha}' data-requires-python='&gt;=3.6' \
-             data-yanked='bad &lt;x&gt;' data-core-metadata='sha256={sha}'>Pkg</a>\
-             <a href='http://me:pw@other/pkg-1.0.tar.gz'>x</a>"
-        );
-        let json = format!(
-            r#"{{"meta":{{"api-version":"1.4"}},"name":"pkg","project-status":{{"status":"archived"}},"files":[
-            {{"filename":"Pkg-1.0-py3-none-any.whl","url":"../../f/Pkg-1.0-py3-none-any.whl","hashes":{{"md5":"00","sha256":"{sha}"}},
-              "requires-python":">=3.6","yanked":"bad <x>","core-metadata":{{"sha256":"{sha}"}},"unknown":[1]}},
-            {{"filename":"pkg-1.0.tar.gz","url":"http://me:pw@other/pkg-1.0.tar.gz","hashes":{{}},"yanked":false}}]}}"#
-        );
-        let (html, json) = (read("text/html", &html), read(JSON, &json));
-        let page = html.expect("reads");
-        assert_eq!(page, json.expect("reads"));
-        assert_eq!(page.files[0].url, "http://host:81/f/Pkg-1.0-py3-none-any.whl");
-        assert_eq!(page.files[0].yanked, Value::Str("bad <x>".into()));
-        assert_eq!(page.files[0].metadata, Some(Some(sha)));
-        assert_eq!(page.files[1].url, "http://other/pkg-1.0.tar.gz");
-        assert_eq!(page.status, Some(("archived".to_owned(), None)));
-    }
-
-    #[test]
-    fn what_json_alone_can_say_is_kept() {
-        let text = r#"{"meta":{"api-version":"1.1"},"files":[{"filename":"pkg-1.zip","url":"pkg-1.zip","hashes":{},
-            "size":12,"upload-time":"2024-01-02T03:04:05.678Z","yanked":true,"provenance":"https://h/p"}]}"#;
-        let page = read(JSON, text).expect("reads");
-        let file = &page.files[0];
-        assert_eq!((file.size_bytes, file.yanked.clone()), (Some(12), Value::Bool(true)));
-        assert_eq!(file.upload_time.as_deref(), Some("2024-01-02T03:04:05.678Z"));
-        assert_eq!(file.provenance.as_deref(), Some("https://h/p"));
-    }
-
-    #[test]
-    fn only_releases_of_the_project_count_and_a_hash_wins() {
-        let md5 = "0".repeat(32);
-        let html = format!(
-            "<a href=README.txt>a</a><a href='other-1.0.zip'>b</a><a href='pkg-1.zip.asc'>c</a><a>d</a>\
-             <a href=''>e</a><a href='mailto:pkg-1.zip'>f</a><a href='ftp://h/pkg-1.zip'>g</a>\
-             <a href='pkg-1.zip'>h</a><a href='x/pkg-1.zip#md5={md5}'>i</a><a href='pkg-2%2Fx.zip'>j</a>\
-             <a href='pkg-3.zip#sha256=zz'>k</a><a href='pkg-%00.zip'>l</a>"
-        );
-        let page = read("text/html", &html).expect("reads");
-        assert_eq!(names(&page), ["pkg-1.zip", "pkg-3.zip"]);
-        assert_eq!(page.files[0].hash, Some(("md5".to_owned(), md5)));
-        assert_eq!(page.files[1].hash, None);
-        let based = "<base href='http://cdn/x/'><a href='pkg-1.zip'>a</a>";
-        assert_eq!(read("text/html", based).expect("reads").files[0].url, "http://cdn/x/pkg-1.zip");
-    }
-
-    #[test]
-    fn nonsense_is_an_error_and_never_a_panic() {
-        for (media_type, text) in [
-            (JSON, ""),
-            (JSON, "{"),
-            (JSON, "[]"),
-            (JSON, r#"{"meta":{"api-version":"2.0"},"files":[]}"#),
-            (JSON, r#"{"meta":{"api-version":"1.0"}}"#),
-            (JSON, r#"{"meta":{"api-version":"1.0"},"files":[{"url":1}]}"#),
-            ("application/json", "{}"),
-            ("image/png", ""),
-            ("text/html", "<html><form><input type=password></form>sign in"),
-        ] {
-            let error = read(media_type, text).expect_err(text);
-            assert_eq!(error.kind, Kind::BadGateway, "{text}");
-        }
-        let whole = "<a href='pkg-1.zip' data-yanked>x</a>".repeat(3);
-        for end in 0..whole.len() {
-            drop(read("text/html", &whole[..end]));
-        }
-    }
-}
+mod tests;

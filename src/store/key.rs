@@ -132,15 +132,17 @@ impl FilePath {
     /// Reads the path of a file key; `None` if it is unsafe or of another shape.
     pub fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.split('/').collect();
-        let is_safe = |p: &&str| {
-            !p.is_empty() && *p != "." && *p != ".." && !p.contains(['\0', '\\']) && p.len() < 256
-        };
         let shape = match parts.get(2) {
             Some(&"+f") => parts.len() == 6,
             Some(&"+e") => parts.len() == 5,
             _ => false,
         };
-        (shape && parts.iter().all(is_safe)).then(|| Self(path.to_owned()))
+        (shape && parts.iter().all(|part| Self::is_part(part))).then(|| Self(path.to_owned()))
+    }
+    /// Whether a text without `/` can be one part of a path.
+    pub fn is_part(part: &str) -> bool {
+        let is_name = !part.is_empty() && part != "." && part != "..";
+        is_name && !part.contains(['\0', '\\']) && part.len() < 256
     }
     /// The text.
     pub fn as_str(&self) -> &str {

@@ -1,65 +1,224 @@
-//! Pages in HTML (PEP 503, 592, 658, 714, 740, 792), read tag by tag.
+//! HTML as simple indexes write it: a walk over its anchors, and the page made of them.
+//!
+//! The walk has no tree: it sees start tags with the attributes that matter here, the text inside anchors, and
+//! whether the document ends in the middle of something.
 
-use html5gum::{HtmlString, StartTag, Token, Tokenizer};
+use std::borrow::Cow;
+
+use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
+use html5gum::{Error as HtmlError, IoReader, Span, Tokenizer};
 use url::Url;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::names::ProjectName;
 use crate::store::codec::Value;
 
+use super::limited::{self, Limited};
 use super::{
-    FILES_MAX, UpstreamFile, UpstreamPage, file_at, known_hash, known_status, nonsense, shortened,
+    Candidate, Gathering, UpstreamPage, nonsense, reason_text, require_version, sha256_of,
 };
 
-/// Reads a page. One that asks for a password and links to no file is somebody's page for logging in.
-pub(super) fn page(bytes: &[u8], url: &Url) -> Result<UpstreamPage> {
-    let (mut page, mut base, mut is_login) = (UpstreamPage::default(), url.clone(), false);
-    let (mut status, mut reason) = (None, None);
-    for Ok(token) in Tokenizer::new(bytes) {
-        let Token::StartTag(tag) = token else { continue };
-        match tag.name.as_slice() {
-            b"a" => page.files.extend(file(&tag, &base)),
-            b"base" => {
-                if let Some(href) = text(&tag, "href").and_then(|href| url.join(&href).ok()) {
-                    base = href;
-                }
+/// Attributes that mean something.
+const ATTRIBUTES: [&str; 9] = [
+    "href",
+    "data-requires-python",
+    "data-yanked",
+    "data-core-metadata",
+    "data-dist-info-metadata",
+    "data-provenance",
+    "name",
+    "content",
+    "http-equiv",
+];
+
+/// Text inside an anchor that is kept.
+const ANCHOR_BYTES_MAX: usize = 512;
+
+/// What the walk sees.
+pub enum Seen<'a> {
+    /// A start tag.
+    Start(&'a Tag),
+    /// The end of an anchor, with the text inside it.
+    #[expect(dead_code, reason = "lists of projects will read it")]
+    AnchorEnd(Cow<'a, str>),
+}
+
+/// A start tag.
+#[derive(Default)]
+pub struct Tag {
+    name: Vec<u8>,
+    values: [Option<Vec<u8>>; ATTRIBUTES.len()],
+    /// The attribute whose value comes next.
+    current: Option<usize>,
+}
+
+impl Tag {
+    /// Whether it has this name, in lower case.
+    pub fn is(&self, name: &str) -> bool {
+        self.name == name.as_bytes()
+    }
+    /// An attribute; one without a value is the empty text.
+    pub fn get(&self, attribute: &str) -> Option<Cow<'_, str>> {
+        let at = ATTRIBUTES.iter().position(|known| *known == attribute)?;
+        self.values[at].as_deref().map(String::from_utf8_lossy)
+    }
+    fn text(&self, attribute: &str) -> Cow<'_, str> {
+        self.get(attribute).unwrap_or_default()
+    }
+    fn begin(&mut self, name: &[u8]) {
+        self.name.clear();
+        self.name.extend_from_slice(name);
+        self.values.fill(None);
+        self.current = None;
+    }
+    /// Of two attributes with one name the first counts.
+    fn attribute(&mut self, name: &[u8]) {
+        let at = ATTRIBUTES.iter().position(|known| known.as_bytes() == name);
+        self.current = at.filter(|at| self.values[*at].is_none());
+        if let Some(at) = self.current {
+            self.values[at] = Some(Vec::new());
+        }
+    }
+    fn value(&mut self, value: &[u8]) {
+        if let Some(at) = self.current.take() {
+            self.values[at] = Some(value.to_vec());
+        }
+    }
+}
+
+/// Shows `on` all of a document.
+///
+/// # Errors
+/// What `on` fails with; `Kind::BadGateway` if the document ends inside a tag, a comment or its only open anchor; the
+/// body's failure.
+pub fn walk(body: Limited<'_>, mut on: impl FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+    let mut tag = Tag::default();
+    let (mut is_start, mut text) = (false, Vec::new());
+    let (mut opened, mut closed, mut is_cut) = (0_usize, 0_usize, false);
+    let callback = |event: CallbackEvent<'_>, _: Span<()>| -> Option<Error> {
+        match event {
+            CallbackEvent::OpenStartTag { name } => {
+                is_start = true;
+                tag.begin(name);
             }
-            b"meta" => match text(&tag, "name").as_deref() {
-                Some("pypi:project-status") => status = text(&tag, "content"),
-                Some("pypi:project-status-reason") => reason = text(&tag, "content"),
-                _ => (),
-            },
-            b"input" => is_login |= text(&tag, "type").as_deref() == Some("password"),
+            CallbackEvent::AttributeName { name } if is_start => tag.attribute(name),
+            CallbackEvent::AttributeValue { value } if is_start => tag.value(value),
+            CallbackEvent::CloseStartTag { .. } => {
+                is_start = false;
+                if tag.is("a") {
+                    opened += 1;
+                    text.clear();
+                }
+                return on(Seen::Start(&tag)).err();
+            }
+            CallbackEvent::EndTag { name: b"a" } => {
+                closed += 1;
+                return on(Seen::AnchorEnd(String::from_utf8_lossy(&text))).err();
+            }
+            CallbackEvent::String { value } => {
+                let room = ANCHOR_BYTES_MAX - text.len();
+                text.extend_from_slice(&value[..value.len().min(room)]);
+            }
+            CallbackEvent::Error(e) => is_cut |= is_end_inside(e),
             _ => (),
         }
-        if FILES_MAX < page.files.len() {
-            return Err(nonsense(format!("the upstream names over {FILES_MAX} files")));
+        None
+    };
+    let mut emitter = CallbackEmitter::new(callback);
+    emitter.naively_switch_states(true);
+    let mut failures = Tokenizer::new_with_emitter(IoReader::new(body), emitter);
+    if let Some(failed) = failures.next() {
+        return Err(failed.unwrap_or_else(limited::failure));
+    }
+    drop(failures);
+    if is_cut || opened == closed + 1 {
+        return Err(nonsense("it ends in the middle"));
+    }
+    Ok(())
+}
+
+fn is_end_inside(e: HtmlError) -> bool {
+    matches!(
+        e,
+        HtmlError::EofInTag
+            | HtmlError::EofBeforeTagName
+            | HtmlError::EofInComment
+            | HtmlError::EofInDoctype
+            | HtmlError::EofInCdata
+            | HtmlError::EofInScriptHtmlCommentLikeText
+    )
+}
+
+/// What a page says besides its files.
+#[derive(Default)]
+struct Facts {
+    has_base: bool,
+    /// It calls itself a page of a simple index.
+    is_declared: bool,
+    /// It has what only pages for people have: a form, a script, a redirect.
+    is_for_people: bool,
+    status: String,
+    reason: String,
+}
+
+/// Reads a project's page.
+///
+/// # Errors
+/// As `parse::page`.
+pub fn page(body: Limited<'_>, url: &Url, project: &ProjectName) -> Result<UpstreamPage> {
+    let mut files = Gathering::new(url, project);
+    let mut facts = Facts::default();
+    walk(body, |seen| {
+        let Seen::Start(tag) = seen else { return Ok(()) };
+        match tag.name.as_slice() {
+            b"a" => anchor(&mut files, tag),
+            b"meta" => meta(&mut facts, tag),
+            b"base" => {
+                let base = tag.get("href").and_then(|href| files.base.join(&href).ok());
+                if let Some(base) = base.filter(|_| !facts.has_base) {
+                    facts.has_base = true;
+                    files.base = base;
+                }
+                Ok(())
+            }
+            b"form" | b"input" | b"script" | b"iframe" | b"frameset" => {
+                facts.is_for_people = true;
+                Ok(())
+            }
+            _ => Ok(()),
         }
+    })?;
+    // An empty page is a project without files only if nothing speaks for a login page or the like.
+    if files.page.files.is_empty() && facts.is_for_people && !facts.is_declared {
+        return Err(nonsense("it is a page for people, without any file"));
     }
-    if is_login && page.files.is_empty() {
-        return Err(nonsense("the upstream sent a page that asks for a password"));
-    }
-    page.status = status.and_then(|status| known_status(&status, reason));
-    Ok(page)
+    Ok(files.finish(&facts.status, &facts.reason))
 }
 
-fn text(tag: &StartTag<()>, name: &str) -> Option<String> {
-    let value: &HtmlString = tag.attributes.get(name.as_bytes())?;
-    Some(String::from_utf8_lossy(value).into_owned())
+fn anchor(files: &mut Gathering<'_>, tag: &Tag) -> Result<()> {
+    let Some(href) = tag.get("href") else { return Ok(()) };
+    let metadata = tag.get("data-core-metadata").or_else(|| tag.get("data-dist-info-metadata"));
+    files.add(Candidate {
+        href: href.trim(),
+        requires_python: &tag.text("data-requires-python"),
+        yanked: tag.get("data-yanked").map(|reason| Value::Str(reason_text(&reason))),
+        metadata: metadata.filter(|spec| spec != "false").map(|spec| sha256_of(&spec)),
+        provenance: &tag.text("data-provenance"),
+        ..Candidate::default()
+    })
 }
 
-fn file(tag: &StartTag<()>, base: &Url) -> Option<UpstreamFile> {
-    let mut file = file_at(text(tag, "href")?.trim(), base)?;
-    file.requires_python =
-        text(tag, "data-requires-python").filter(|text| !text.is_empty()).map(shortened);
-    if let Some(reason) = text(tag, "data-yanked") {
-        file.yanked = Value::Str(shortened(reason));
+fn meta(facts: &mut Facts, tag: &Tag) -> Result<()> {
+    let content = tag.text("content");
+    facts.is_for_people |= tag.text("http-equiv").eq_ignore_ascii_case("refresh");
+    match &*tag.text("name") {
+        "pypi:repository-version" => {
+            facts.is_declared = true;
+            return require_version(content.trim());
+        }
+        "pypi:project-status" => facts.status = content.trim().to_owned(),
+        "pypi:project-status-reason" => facts.reason = content.into_owned(),
+        _ => (),
     }
-    let offer = text(tag, "data-core-metadata").or_else(|| text(tag, "data-dist-info-metadata"));
-    file.metadata = offer.filter(|offer| offer != "false").map(|offer| {
-        let (kind, hex) = offer.split_once('=')?;
-        (kind == "sha256").then(|| Some(known_hash(kind, hex)?.1))?
-    });
-    file.provenance =
-        text(tag, "data-provenance").filter(|url| url.starts_with("https://")).map(shortened);
-    Some(file)
+    Ok(())
 }

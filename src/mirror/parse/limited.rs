@@ -1,0 +1,40 @@
+//! A body that may not grow without end, and what its failures mean.
+
+use std::io::{self, Read};
+
+use crate::error::{Error, Kind};
+
+/// A reader that fails after too many bytes.
+pub struct Limited<'a> {
+    inner: &'a mut dyn Read,
+    left: u64,
+}
+
+impl<'a> Limited<'a> {
+    /// At most `bytes_max` bytes of `inner`.
+    pub fn new(inner: &'a mut dyn Read, bytes_max: u64) -> Self {
+        Self { inner, left: bytes_max }
+    }
+}
+
+impl Read for Limited<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+            io::Error::other(Error::new(Kind::BadGateway, "the upstream's answer is too long"))
+        })?;
+        Ok(count)
+    }
+}
+
+/// The failure of a body: our own where there is one inside, else the upstream's.
+pub fn failure(e: io::Error) -> Error {
+    let kind = match e.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Kind::Timeout,
+        _ => Kind::BadGateway,
+    };
+    match e.downcast::<Error>() {
+        Ok(ours) => ours,
+        Err(e) => Error::new(kind, "the upstream's answer broke off").caused_by(e),
+    }
+}
