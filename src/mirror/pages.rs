@@ -14,6 +14,7 @@ use url::Url;
 use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::model::index::{self, Index};
+use crate::model::links;
 use crate::model::mirrored::Settings;
 use crate::names::{IndexName, ProjectName};
 use crate::replication::{Replica, wire};
@@ -452,7 +453,7 @@ fn is_from(held: &Links, upstream: &str) -> bool {
 }
 
 fn is_held(txn: &impl Read, index: &IndexName, project: &ProjectName) -> Result<bool> {
-    Ok(txn.get(&key::SimpleLinks(index, project))?.is_some_and(|links| links.is_of_mirror()))
+    links::is_cached(txn, index, project)
 }
 
 fn key_of(index: &IndexName, project: &ProjectName) -> String {

@@ -7,8 +7,8 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::error::Result;
 use crate::names::{IndexName, ProjectName, Version};
-use crate::store::codec::Value;
-use crate::store::key;
+use crate::store::codec::{self, Value};
+use crate::store::key::{self, Key as _};
 use crate::store::record::{Dict, Link, Record as _};
 use crate::store::txn::Read;
 
@@ -171,10 +171,30 @@ fn of_mirror(txn: &impl Read, index: &Index, project: &ProjectName) -> Result<Op
 /// The status of a project whose files are kept back.
 pub const QUARANTINED: &str = "quarantined";
 
-/// The record of the file that a link names; empty if there is none.
+/// What pages say of a file besides its link.
+const SHOWN: [&str; 7] = [
+    "last_modified",
+    "size",
+    "upload_time",
+    "has_metadata",
+    "metadata_sha256",
+    "provenance",
+    "version",
+];
+
+/// What pages say of the file that a link names, out of its record; empty if there is none. The other fields are passed
+/// over, since there are pages of ten thousand files.
 fn record_of(txn: &impl Read, link: &Link) -> Result<Dict> {
-    let value = txn.row(link.path())?.and_then(|row| row.value);
-    value.map_or_else(|| Ok(Dict::new()), |value| Dict::decode(&value))
+    let Some(value) = txn.row(link.path())?.and_then(|row| row.value) else {
+        return Ok(Dict::new());
+    };
+    let mut shown = Dict::new();
+    for (name, span) in codec::dict_items(&value)? {
+        if SHOWN.contains(&name) {
+            shown.0.push((name.to_owned(), codec::decode(&value[span])?));
+        }
+    }
+    Ok(shown)
 }
 
 fn describe(
@@ -299,9 +319,17 @@ pub fn explain(
 /// `Kind::Internal` if the database fails.
 pub fn holds(txn: &impl Read, index: &Index, project: &ProjectName) -> Result<bool> {
     match index.is_mirror() {
-        true => Ok(txn
-            .get(&key::SimpleLinks(&index.name, project))?
-            .is_some_and(|links| links.is_of_mirror())),
+        true => is_cached(txn, &index.name, project),
         false => stage::holds(txn, &index.name, project),
     }
+}
+
+/// Whether a mirror keeps the page of a project. devpi leaves an empty value behind when it clears its cache.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails.
+pub fn is_cached(txn: &impl Read, index: &IndexName, project: &ProjectName) -> Result<bool> {
+    let empty = Dict::new().encode();
+    let value = txn.row(&key::SimpleLinks(index, project).path())?.and_then(|row| row.value);
+    Ok(value.is_some_and(|value| value != empty))
 }

@@ -68,6 +68,13 @@ pub fn encode(value: &Value) -> Vec<u8> {
     out
 }
 
+/// The bytes of a dict with text keys, without the final stop.
+pub fn encode_dict(items: &[(String, Value)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::text_dict(&mut out, items);
+    out
+}
+
 /// Appends the bytes of one value without the final stop.
 pub fn encode_into(out: &mut Vec<u8>, value: &Value) {
     write::value(out, value);

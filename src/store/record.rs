@@ -108,7 +108,7 @@ impl Record for Dict {
             .ok_or_else(|| Error::invalid("the value is not a dict"))
     }
     fn encode(&self) -> Vec<u8> {
-        codec::encode(&self.clone().into_value())
+        codec::encode_dict(&self.0)
     }
 }
 

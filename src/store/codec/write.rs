@@ -40,6 +40,15 @@ fn dict(out: &mut Vec<u8>, items: &[(Value, Value)]) {
     }
 }
 
+pub(super) fn text_dict(out: &mut Vec<u8>, items: &[(String, Value)]) {
+    out.push(DICT);
+    for (key, item) in items {
+        str(out, key);
+        value(out, item);
+        out.push(PUT);
+    }
+}
+
 fn list(out: &mut Vec<u8>, items: &[Value]) {
     counted(out, LIST, items.len());
     for (index, item) in items.iter().enumerate() {
