@@ -13,6 +13,7 @@ pub mod projects;
 pub mod route;
 pub mod simple;
 pub mod status;
+pub mod tokens;
 pub mod upload;
 pub mod users;
 
@@ -219,6 +220,9 @@ fn run(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
             Verb::Modify => users::modify(app, request, &user),
             Verb::Delete => users::delete(app, &request, &user),
         }),
+        Route::Tokens(user) => now(tokens::list(app, &request, &user)),
+        Route::TokenCreate(user) => now(tokens::create(app, request, &user)),
+        Route::TokenRevoke(user, id) => now(tokens::revoke(app, &request, &user, &id)),
         Route::Index(verb, index) => now(match verb {
             Verb::Show => indexes::show(app, &request, &index),
             Verb::Create => indexes::create(app, request, &index),

@@ -17,6 +17,7 @@ pub mod settings;
 pub mod setup;
 pub mod stage;
 pub mod time;
+pub mod tokens;
 pub mod upload;
 pub mod user;
 pub mod walk;

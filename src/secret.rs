@@ -3,6 +3,7 @@
 //! Nothing here prints a secret, a key or a token. Keys of our own come from the secret by HKDF-SHA256, one for each
 //! purpose; devpi's keys take its slow derivation and are needed only where a Python server or its tokens are met.
 
+mod access;
 mod challenge;
 mod devpi;
 mod login;
@@ -24,6 +25,7 @@ use subtle::ConstantTimeEq;
 
 use crate::error::{Context, Error, Kind, Result};
 
+pub use access::AccessToken;
 pub use challenge::{AuthFailure, Nonces, ReplicaAuth, ReplicaUuid, SCHEME};
 pub use devpi::{Argon2Cost, DevpiKey, DevpiKeys, Salt};
 pub use login::{LOGIN_SECS, LoginCheck, LoginTokens};

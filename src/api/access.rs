@@ -5,6 +5,7 @@
 //! not read contributes nothing.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::http::request::Request;
@@ -12,10 +13,11 @@ use crate::http::response::{Reply, Response};
 use crate::model::acl::{Identity, Permission};
 use crate::model::index::{self, Index};
 use crate::model::stage;
-use crate::names::IndexName;
+use crate::model::tokens::Grant;
+use crate::names::{IndexName, ProjectName};
 use crate::replication::wire;
-use crate::store::key::FilePath;
-use crate::store::txn::ReadTxn;
+use crate::store::key::{self, FilePath};
+use crate::store::txn::{Read, ReadTxn};
 
 use super::route::{FileVerb, Route, Scope, Verb};
 use super::{App, Node, auth};
@@ -77,6 +79,9 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::AuthCheck
         | Route::Changelog { .. }
         | Route::User(..)
+        | Route::Tokens(_)
+        | Route::TokenCreate(_)
+        | Route::TokenRevoke(..)
         | Route::Index(..)
         | Route::Unsupported(_) => None,
     }
@@ -94,31 +99,83 @@ pub fn check(app: &App, request: &Request, route: &Route) -> Result<bool> {
     if index.is_open() {
         return Ok(false);
     }
-    let who = asker(app, request)?;
+    let whole = identify(app, request)?;
     let may_else = match what {
-        Use::Upload => app.policy.allows(&who, Permission::Upload(&index)),
-        Use::Delete => app.policy.allows(&who, Permission::DeleteEntries(&index)),
-        Use::Greet => who == Identity::Anonymous,
+        // The handler refuses the anonymous with a reason that upload clients show.
+        Use::Upload => {
+            whole == Identity::Anonymous || app.policy.allows(&whole, Permission::Upload(&index))
+        }
+        Use::Delete => app.policy.allows(&whole, Permission::DeleteEntries(&index)),
+        Use::Greet => {
+            whole == Identity::Anonymous
+                || app.may_read(&whole, &index)
+                || app.policy.allows(&whole, Permission::Upload(&index))
+        }
         Use::Look | Use::Fetch => false,
     };
+    let who = narrow(app, route, whole)?;
     if may_else || app.may_read(&who, &index) {
         return Ok(true);
     }
     Err(match what {
         Use::Fetch if who != Identity::Anonymous => Error::forbidden("package read forbidden"),
-        _ => refusal(&who, &index.name),
+        _ => refusal(app, request, &who, &index.name),
     })
 }
 
-fn refusal(who: &Identity, index: &IndexName) -> Error {
+fn refusal(app: &App, request: &Request, who: &Identity, index: &IndexName) -> Error {
     match who {
-        Identity::Anonymous => Error::unauthorized("authentication is required to read this index"),
+        Identity::Anonymous => Error::unauthorized(
+            auth::complaint(app, request)
+                .unwrap_or_else(|| "authentication is required to read this index".to_owned()),
+        ),
         _ => Error::not_found(format!("The stage {index} could not be found.")),
     }
 }
 
-/// Who asks; a replica if it proves to be one.
-fn asker(app: &App, request: &Request) -> Result<Identity> {
+/// Who asks for what a request addresses. A token that is not for the project there comes without its rights.
+///
+/// # Errors
+/// `Kind::Unavailable` if too many passwords are being checked.
+pub fn asker(app: &App, request: &Request) -> Result<Identity> {
+    let who = identify(app, request)?;
+    match (&who, Route::parse(request.method, request.path())) {
+        (Identity::Token(_), Ok(route)) => narrow(app, &route, who),
+        _ => Ok(who),
+    }
+}
+
+/// Takes the rights from a token that is for some projects, where something else is addressed.
+fn narrow(app: &App, route: &Route, who: Identity) -> Result<Identity> {
+    let Identity::Token(grant) = &who else { return Ok(who) };
+    // Whoever uploads names the project in the form, and the handler looks there.
+    if grant.is_for_all() || matches!(route, Route::Submit(_)) {
+        return Ok(who);
+    }
+    Ok(match project_of(app, route)? {
+        Some(project) if grant.is_for(&project) => who,
+        _ => Identity::Token(Arc::new(Grant { rights: Vec::new(), ..Grant::clone(grant) })),
+    })
+}
+
+/// The one project that a request is about.
+fn project_of(app: &App, route: &Route) -> Result<Option<ProjectName>> {
+    match route {
+        Route::Simple(_, project)
+        | Route::Refresh(_, project)
+        | Route::Project(_, _, project)
+        | Route::Version(_, _, project, _) => Ok(Some(ProjectName::new(project))),
+        Route::File(_, path) | Route::Metadata(path) => {
+            let record = app.store.read()?.get(&key::File(path))?;
+            let project = record.as_ref().and_then(|record| record.text("project"));
+            Ok(project.map(ProjectName::new))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Who sent a request; a replica if it proves to be one.
+fn identify(app: &App, request: &Request) -> Result<Identity> {
     if request.headers.has(wire::REPLICA_UUID)
         && let Node::Master { changelog: Some(master), .. } = &app.node
         && let Ok(Some(_)) = master.replica_of(request)
@@ -151,7 +208,7 @@ impl App {
         let index = index::require(&txn, name)?;
         match self.may_read(&who, &index) {
             true => Ok(Reading { txn, index, who }),
-            false => Err(refusal(&who, name)),
+            false => Err(refusal(self, request, &who, name)),
         }
     }
 

@@ -32,6 +32,7 @@ pub fn api(app: &App, request: &Request, scope: Option<&Scope>) -> Result<Respon
         match auth::identify(app, request)? {
             Identity::Anonymous | Identity::Replica => json!(["noauth", "", []]),
             Identity::User(user) => json!(["ok", user.as_str(), []]),
+            Identity::Token(grant) => json!(["ok", grant.owner.as_str(), []]),
         },
     );
     api.insert("features".into(), json!(FEATURES));

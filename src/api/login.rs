@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::names::UserName;
+use crate::secret::AccessToken;
 
 use super::{App, ask, auth, json_object};
 
@@ -23,6 +24,10 @@ pub fn login(app: &App, mut request: Request) -> Result<Response> {
         return Err(Error::invalid("Bad request: no user/password specified"));
     };
     let refused = || Error::unauthorized(format!("user '{user}' could not be authenticated"));
+    if AccessToken::parse(password).is_some() {
+        let message = "an access token cannot log in; use it as the password of each request";
+        return Err(Error::unauthorized(message));
+    }
     let name = UserName::parse(user).map_err(|_| refused())?;
     if !auth::check_password(app, &name, password, &request)? {
         return Err(refused());

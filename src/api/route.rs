@@ -29,6 +29,12 @@ pub enum Route {
     },
     /// `/U`
     User(Verb, UserName),
+    /// `GET /U/+tokens`
+    Tokens(UserName),
+    /// `POST /U/+tokens`
+    TokenCreate(UserName),
+    /// `DELETE /U/+tokens/ID`
+    TokenRevoke(UserName, String),
     /// `/U/I`
     Index(Verb, IndexName),
     /// `POST` or `PUSH` to `/U/I`
@@ -100,6 +106,7 @@ impl Route {
     pub fn access(&self) -> Access {
         match self {
             Self::Changelog { .. } => Access::Replicate,
+            Self::TokenCreate(_) | Self::TokenRevoke(..) => Access::Write,
             Self::Login | Self::Submit(_) | Self::Refresh(..) => Access::Write,
             Self::User(verb, _)
             | Self::Index(verb, _)
@@ -116,6 +123,7 @@ impl Route {
             | Self::Api(_)
             | Self::Status
             | Self::AuthCheck
+            | Self::Tokens(_)
             | Self::SimpleList(_)
             | Self::Simple(..)
             | Self::Metadata(_)
@@ -147,6 +155,7 @@ impl Route {
             ["+authcheck"] if method == Method::Get => Ok(Self::AuthCheck),
             ["+changelog", serial] if method == Method::Get => changelog(serial).ok_or_else(absent),
             ["+search" | "+searchhelp", ..] => Ok(Self::Unsupported("search")),
+            [user, "+tokens", rest @ ..] => tokens(method, user, rest).ok_or_else(absent),
             [user, ..] if user.is_empty() || user.contains('+') => Err(absent()),
             [user] => {
                 let verb = verb(method).ok_or_else(absent)?;
@@ -174,6 +183,16 @@ fn changelog(text: &str) -> Option<Route> {
         return None;
     }
     Some(Route::Changelog { serial: digits.parse().ok()?, onwards })
+}
+
+fn tokens(method: Method, user: &str, rest: &[&str]) -> Option<Route> {
+    let user = UserName::parse(user).ok()?;
+    match (method, rest) {
+        (Method::Get, []) => Some(Route::Tokens(user)),
+        (Method::Post, []) => Some(Route::TokenCreate(user)),
+        (Method::Delete, [id]) => Some(Route::TokenRevoke(user, (*id).to_owned())),
+        _ => None,
+    }
 }
 
 fn verb(method: Method) -> Option<Verb> {
@@ -297,6 +316,8 @@ mod tests {
             (Method::Delete, "/ann/dev/p/1"),
             (Method::Post, "/+login"),
             (Method::Post, "/ann/dev/"),
+            (Method::Post, "/ann/+tokens"),
+            (Method::Delete, "/ann/+tokens/0123"),
         ] {
             let route = parse(method, path).expect("exists");
             assert_eq!(route.access(), Access::Write, "{path}");

@@ -15,12 +15,13 @@ use crate::model::attach;
 use crate::model::index::{self, Index};
 use crate::model::metadata::{self, Submission};
 use crate::model::upload::{self as model, NewFile, Upload};
-use crate::names::{IndexName, NAME_BYTES_MAX, ProjectName, UserName, Version};
+use crate::names::{IndexName, NAME_BYTES_MAX, ProjectName, Version};
 use crate::serial::Serial;
 use crate::store::blobs::Staged;
 use crate::store::key::FilePath;
+use crate::store::txn::WriteTxn;
 
-use super::{App, ask, at, auth};
+use super::{App, access, ask, at, auth};
 
 /// The longest form that is not multipart.
 const URLENCODED_BYTES_MAX: u64 = 32 << 20;
@@ -65,13 +66,21 @@ fn refusal(error: &Error, is_json: bool) -> Response {
 
 fn permit(app: &App, request: &Request, index: &Index) -> Result<Identity> {
     let who = auth::identify(app, request)?;
-    if app.policy.allows(&who, Permission::Upload(index)) {
-        return Ok(who);
+    match auth::require_upload(app, &app.store.read()?, &who, index) {
+        Ok(()) => Ok(who),
+        Err(error) if error.kind == Kind::Unauthorized => match auth::complaint(app, request) {
+            Some(complaint) => Err(Error::unauthorized(complaint)),
+            None => Err(error),
+        },
+        Err(error) => Err(error),
     }
-    Err(match who {
-        Identity::Anonymous => Error::unauthorized("authentication is required to submit"),
-        Identity::User(_) | Identity::Replica => Error::forbidden("no permission to submit"),
-    })
+}
+
+/// The index as it is within the transaction that stores the upload; much time may have passed since it was permitted.
+fn target(app: &App, txn: &WriteTxn<'_>, who: &Identity, index: &Index) -> Result<Index> {
+    let index = index::require(txn, &index.name)?;
+    auth::require_upload(app, txn, who, &index)?;
+    Ok(index)
 }
 
 /// What an upload came to: a reason phrase other than the usual one, and the serial.
@@ -79,19 +88,22 @@ type Done = (Option<&'static str>, Option<Serial>);
 
 fn perform(app: &App, request: &mut Request, index: &Index, who: &Identity) -> Result<Done> {
     let form = read_form(app, request)?;
+    if let Some((_, name)) = form.fields.iter().find(|(name, _)| name == "name") {
+        auth::require_project(who, &ProjectName::new(name))?;
+    }
     let action =
         form.fields.iter().find(|(name, _)| name == ":action").map(|(_, value)| value.as_str());
     match action {
         Some("submit") => {
             let submission = Submission::parse(&form.fields)?;
             let ((), serial) = app.writer()?.write(|txn| {
-                let index = index::require(txn, &index.name)?;
+                let index = target(app, txn, who, index)?;
                 model::register(txn, &index, &submission)
             })?;
             Ok((None, serial))
         }
-        Some("file_upload") => store_file(app, form, index, who.user()),
-        Some("doc_upload") => store_doc(app, form, index, who.user()),
+        Some("file_upload") => store_file(app, form, index, who),
+        Some("doc_upload") => store_doc(app, form, index, who),
         None | Some("") => Err(match request.headers.get("content-type") {
             Some(kind) if kind.contains("json") => super::unsupported("push"),
             _ => Error::invalid("Bad request: could not decode json"),
@@ -146,7 +158,7 @@ fn hasher_for(fields: &[(String, String)]) -> Hasher {
     Hasher::with_all()
 }
 
-fn store_file(app: &App, form: ReadForm, index: &Index, who: Option<&UserName>) -> Result<Done> {
+fn store_file(app: &App, form: ReadForm, index: &Index, who: &Identity) -> Result<Done> {
     let (name, staged) = form.file.ok_or_else(|| Error::invalid("content file field not found"))?;
     let submission = Submission::parse(&form.fields)?;
     metadata::check_file_name(&name, &submission)?;
@@ -160,13 +172,13 @@ fn store_file(app: &App, form: ReadForm, index: &Index, who: Option<&UserName>) 
     blobs.prepare(&path)?;
     let file = NewFile { name, staged, metadata };
     let (outcome, serial) = app.writer()?.write(|txn| {
-        let index = index::require(txn, &index.name)?;
-        model::store_file(txn, &index, &submission, file, who)
+        let index = target(app, txn, who, index)?;
+        model::store_file(txn, &index, &submission, file, who.user())
     })?;
     Ok((reason(outcome), serial))
 }
 
-fn store_doc(app: &App, form: ReadForm, index: &Index, who: Option<&UserName>) -> Result<Done> {
+fn store_doc(app: &App, form: ReadForm, index: &Index, who: &Identity) -> Result<Done> {
     let text =
         |key: &str| form.fields.iter().find(|(name, value)| name == key && !value.is_empty());
     let (_, name) = text("name").ok_or_else(|| Error::invalid("doczip has no project name"))?;
@@ -174,12 +186,12 @@ fn store_doc(app: &App, form: ReadForm, index: &Index, who: Option<&UserName>) -
     let version = text("version").map(|(_, version)| Version::parse(version)).transpose()?;
     let (_, zip) = form.file.ok_or_else(|| Error::invalid("content file field not found"))?;
     let (outcome, serial) = app.writer()?.write(|txn| {
-        let index = index::require(txn, &index.name)?;
+        let index = target(app, txn, who, index)?;
         let version = match version {
             Some(version) => version,
             None => attach::newest_version(txn, &index, &ProjectName::new(name))?,
         };
-        attach::store_doc(txn, &index, (name, &version), zip, who)
+        attach::store_doc(txn, &index, (name, &version), zip, who.user())
     })?;
     Ok((reason(outcome), serial))
 }
@@ -203,7 +215,7 @@ fn reason(outcome: Upload) -> Option<&'static str> {
 /// # Errors
 /// `Kind::Forbidden`; `Kind::Invalid` if it is no JSON; `Kind::NotFound` if there is no such file.
 pub fn result(app: &App, request: &mut Request, file: &FilePath) -> Result<Response> {
-    let who = auth::identify(app, request)?;
+    let who = access::asker(app, request)?;
     let index = index::require(&app.store.read()?, &IndexName::parse(file.index())?)?;
     if !app.policy.allows(&who, Permission::UploadResult(&index)) {
         return Err(Error::forbidden(

@@ -1,8 +1,11 @@
 //! Who may do what: one decision function (spec/http-api.md section 3).
 
-use crate::names::{IndexName, UserName};
+use std::sync::Arc;
+
+use crate::names::{IndexName, ProjectName, UserName};
 
 use super::index::Index;
+use super::tokens::{Grant, Right};
 
 /// Everybody, logged in or not.
 pub const ANONYMOUS: &str = ":ANONYMOUS:";
@@ -17,23 +20,33 @@ pub enum Identity {
     Anonymous,
     /// A user who gave a valid password or token.
     User(UserName),
+    /// A program with an access token of a user: it may do what both the token and its owner may.
+    Token(Arc<Grant>),
     /// A replica that proved who it is: it holds all there is and checks its own clients.
     Replica,
 }
 
 impl Identity {
-    /// The user, if it is one.
+    /// The user in whose name something is done; what is allowed does not follow from it.
     pub fn user(&self) -> Option<&UserName> {
         match self {
             Self::User(user) => Some(user),
+            Self::Token(grant) => Some(&grant.owner),
             Self::Anonymous | Self::Replica => None,
         }
     }
+    /// Whether it may do things with a project: a token may be for some only.
+    pub fn is_for(&self, project: &ProjectName) -> bool {
+        match self {
+            Self::Token(grant) => grant.is_for(project),
+            _ => true,
+        }
+    }
     fn is(&self, user: &UserName) -> bool {
-        self.user() == Some(user)
+        matches!(self, Self::User(own) if own == user)
     }
     fn is_root(&self) -> bool {
-        self.user().is_some_and(UserName::is_root)
+        matches!(self, Self::User(own) if own.is_root())
     }
     /// Whether a list of principals names it.
     pub fn is_in<S: AsRef<str>>(&self, principals: &[S]) -> bool {
@@ -41,12 +54,12 @@ impl Identity {
             (_, Self::Replica) => false,
             (ANONYMOUS, _) | (AUTHENTICATED, Self::User(_)) => true,
             (name, Self::User(user)) => user.as_str() == name,
-            (_, Self::Anonymous) => false,
+            (_, Self::Anonymous | Self::Token(_)) => false,
         })
     }
     /// Whether a list has the user's own name in it; the special principals do not count.
     fn is_named_in(&self, principals: &[&str]) -> bool {
-        self.user().is_some_and(|user| principals.contains(&user.as_str()))
+        matches!(self, Self::User(own) if principals.contains(&own.as_str()))
     }
 }
 
@@ -59,6 +72,8 @@ pub enum Permission<'a> {
     UserModify(&'a UserName),
     /// Change a user's password and nothing else.
     UserPassword(&'a UserName),
+    /// List, make and revoke a user's access tokens.
+    UserTokens(&'a UserName),
     /// Delete a user with all indexes.
     UserDelete(&'a UserName),
     /// Make an index.
@@ -85,11 +100,14 @@ pub struct Policy {
 impl Policy {
     /// Whether `who` may do `what`.
     pub fn allows(&self, who: &Identity, what: Permission<'_>) -> bool {
+        if let Identity::Token(grant) = who {
+            return self.allows_token(grant, what);
+        }
         let listed = self.restrict_modify.as_ref().map(|list| who.is_in(list));
         match what {
             Permission::UserCreate => listed.unwrap_or(true),
             Permission::UserModify(user) => listed.unwrap_or_else(|| who.is(user) || who.is_root()),
-            Permission::UserPassword(user) => {
+            Permission::UserPassword(user) | Permission::UserTokens(user) => {
                 who.is(user) || listed.unwrap_or_else(|| who.is_root())
             }
             Permission::UserDelete(user) if user.is_root() => false,
@@ -116,6 +134,26 @@ impl Policy {
                     || listed.unwrap_or_else(|| who.is(index.name.user()) || who.is_root())
             }
         }
+    }
+
+    /// A token never grants more than its owner has, and for reading never less than everybody has.
+    fn allows_token(&self, grant: &Grant, what: Permission<'_>) -> bool {
+        let (right, index) = match what {
+            Permission::Read(index) => (Right::Read, index),
+            Permission::Upload(index) | Permission::UploadResult(index) => (Right::Upload, index),
+            Permission::UserCreate
+            | Permission::UserModify(_)
+            | Permission::UserPassword(_)
+            | Permission::UserTokens(_)
+            | Permission::UserDelete(_)
+            | Permission::IndexCreate(_)
+            | Permission::IndexModify(_)
+            | Permission::DeleteEntries(_) => return false,
+        };
+        let is_public = !matches!(what, Permission::Upload(_));
+        is_public && self.allows(&Identity::Anonymous, what)
+            || grant.has(right, &index.name)
+                && self.allows(&Identity::User(grant.owner.clone()), what)
     }
 }
 

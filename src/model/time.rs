@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::civil::{Date, DateTime, Time};
+use jiff::{Timestamp, tz::TimeZone};
 
 use crate::store::codec::Value;
 
@@ -14,6 +15,15 @@ fn civil(now: SystemTime) -> DateTime {
 /// `2026-11-22T23:59:01Z`, as in user records.
 pub fn stamp(now: SystemTime) -> String {
     civil(now).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Reads such a stamp, or a date alone, which begins at midnight.
+pub fn parse(text: &str) -> Option<SystemTime> {
+    let at = match text.parse::<Date>() {
+        Ok(date) if text.len() == "2026-11-22".len() => date.to_datetime(Time::midnight()),
+        _ => return text.parse::<Timestamp>().ok().map(SystemTime::from),
+    };
+    at.to_zoned(TimeZone::UTC).ok().map(|at| SystemTime::from(at.timestamp()))
 }
 
 /// `(2026, 11, 22, 23, 59, 4)`, as in the log of a link.
@@ -50,6 +60,9 @@ mod tests {
         assert_eq!(stamp(at), "2023-11-14T22:13:20Z");
         assert_eq!(http_date(at), "Tue, 14 Nov 2023 22:13:20 GMT");
         assert_eq!(upload_time(&http_date(at)).as_deref(), Some("2023-11-14T22:13:20Z"));
+        assert_eq!(parse("2023-11-14T22:13:20Z"), Some(at));
+        assert_eq!(parse("2023-11-14").map(stamp).as_deref(), Some("2023-11-14T00:00:00Z"));
+        assert!(parse("2023-11-14T22:13:20").is_none() && parse("2023-11").is_none());
         let parts = [2023, 11, 14, 22, 13, 20].map(Value::Int);
         assert_eq!(six_tuple(at), Value::Tuple(parts.to_vec()));
     }

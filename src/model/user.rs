@@ -11,7 +11,7 @@ use crate::store::key::{self, UserList};
 use crate::store::record::{Dict, NameSet};
 use crate::store::txn::{Read, WriteTxn};
 
-use super::{delete, index, time};
+use super::{delete, index, time, tokens};
 
 /// Fields that a user's record may be given.
 const SETTINGS: [&str; 4] = ["email", "title", "description", "custom_data"];
@@ -42,7 +42,7 @@ pub fn names(txn: &impl Read) -> Result<Vec<UserName>> {
 pub fn shown(user: &UserName, record: &Dict) -> Json {
     let mut shown = Map::new();
     for (key, value) in record.0.iter().filter(|(key, _)| !HIDDEN.contains(&key.as_str())) {
-        if key != "indexes" {
+        if key != "indexes" && key != tokens::FIELD {
             shown.insert(key.clone(), value.to_json());
         }
     }
