@@ -167,6 +167,11 @@ impl Replica {
         self.link.get(target, headers, timeouts).map_err(|error| self.link.away(target, &error))
     }
 
+    /// Why the master cannot be followed at present; `None` if it can.
+    pub fn trouble(&self) -> Option<String> {
+        self.link.known().trouble
+    }
+
     /// Whether this node holds all that the master had when it was heard of last, a short while ago.
     pub fn is_current(&self) -> bool {
         let known = self.link.known();

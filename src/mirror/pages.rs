@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
+use crate::http::client::is_unsent;
 use crate::model::index::{self, Index};
 use crate::model::links;
 use crate::model::mirrored::Settings;
@@ -30,6 +31,8 @@ use super::{Mirrors, Source, parse};
 
 /// Pages whose times are remembered; one that is forgotten is looked at once more.
 const TIMES_MAX: usize = 50_000;
+/// Upstreams of which it is remembered that they are away.
+const UPSTREAMS_MAX: usize = 1_000;
 /// A page that is held is not waited for longer than this before it is shown as it is.
 const STALE_WAIT: Duration = Duration::from_secs(2);
 /// After a look that failed, a page that is held is shown as it is for so long before the next look.
@@ -44,11 +47,15 @@ pub const STALE: &str = "X-TWINPI-STALE";
 const DRAIN_BYTES_MAX: u64 = 8 << 20;
 
 /// When each page was looked at last.
-pub(super) struct Times(Cache<String, Arc<Known>>);
+pub(super) struct Times {
+    pages: Cache<String, Arc<Known>>,
+    /// Upstreams that could not be reached, when that was, and why.
+    away: Cache<String, (Instant, String)>,
+}
 
 impl Default for Times {
     fn default() -> Self {
-        Self(Cache::new(TIMES_MAX))
+        Self { pages: Cache::new(TIMES_MAX), away: Cache::new(UPSTREAMS_MAX) }
     }
 }
 
@@ -81,7 +88,7 @@ pub enum Standing {
     Fresh {
         /// When it was looked at; `None` in offline mode.
         at: Option<Instant>,
-        /// Until when it counts as fresh.
+        /// Until when nothing has to be done for it.
         until: Option<Instant>,
     },
     /// It is held, and the upstream could not be asked; the text says why.
@@ -122,28 +129,40 @@ impl Mirrors {
             return Ok(Look::Ready(if held { offline } else { Standing::Absent }));
         }
         let settings = Settings::of(index);
-        let Some(known) = self.known(index, &settings, project) else { return Ok(Look::Ask) };
-        let (now, expiry) = (Instant::now(), self.expiry_of(&settings));
-        let age = known.at.map(|at| now.saturating_duration_since(at));
-        let is_fresh = age.is_some_and(|age| age < expiry);
-        if is_fresh && known.is_absent && !held {
-            return Ok(Look::Ready(Standing::Absent));
-        }
-        if is_fresh && held {
-            if age.is_some_and(|age| expiry - expiry / 4 < age) {
-                self.ask(index, project);
+        let known = self.known(index, &settings, project);
+        let expiry = self.expiry_of(&settings);
+        let at = known.as_ref().and_then(|known| known.at);
+        let age = at.map(|at| at.elapsed()).filter(|age| *age < expiry);
+        if let Some(age) = age {
+            if held {
+                if ahead_of(expiry) <= age {
+                    self.ask(index, project);
+                }
+                let until = at.map(|at| at + ahead_of(expiry));
+                return Ok(Look::Ready(Standing::Fresh { at, until }));
             }
-            let until = known.at.map(|at| at + expiry);
-            return Ok(Look::Ready(Standing::Fresh { at: known.at, until }));
-        }
-        Ok(match &known.trouble {
-            Some((at, why))
-                if held && now.saturating_duration_since(*at) < expiry.min(TROUBLE_PAUSE) =>
-            {
-                Look::Ready(Standing::Stale(why.clone()))
+            if known.as_ref().is_some_and(|known| known.is_absent) {
+                return Ok(Look::Ready(Standing::Absent));
             }
-            _ => Look::Ask,
-        })
+        }
+        if !held {
+            return Ok(Look::Ask);
+        }
+        // Nobody waits for a server that is known to be away, as it is for a laptop on the road.
+        let trouble = known.and_then(|known| known.trouble.clone());
+        let trouble = trouble.filter(|(at, _)| at.elapsed() < expiry.min(TROUBLE_PAUSE));
+        let why = trouble.map(|(_, why)| why).or_else(|| self.away(&settings));
+        Ok(why.map_or(Look::Ask, |why| Look::Ready(Standing::Stale(why))))
+    }
+
+    /// Why the other server cannot be reached at present, as far as that is known from asking for something else.
+    fn away(&self, settings: &Settings) -> Option<String> {
+        if let Source::Master(replica) = self.source() {
+            return replica.trouble().map(|why| format!("the master is away: {why}"));
+        }
+        let pause = self.expiry_of(settings).min(TROUBLE_PAUSE);
+        let (at, why) = self.times.away.get(&identity(settings))?;
+        (at.elapsed() < pause).then_some(why)
     }
 
     /// How a project stands, asking the upstream where that is needed. Blocks: not for threads of the local crew.
@@ -202,7 +221,7 @@ impl Mirrors {
             Waited::Landed(Asked::Seen) => {
                 let settings = Settings::of(index);
                 let at = self.known(index, &settings, project).and_then(|known| known.at);
-                let until = at.map(|at| at + self.expiry_of(&settings));
+                let until = at.map(|at| at + ahead_of(self.expiry_of(&settings)));
                 return Ok(Standing::Fresh { at, until });
             }
             Waited::Landed(Asked::Absent) => return Ok(Standing::Absent),
@@ -234,7 +253,7 @@ impl Mirrors {
 
     /// Forgets when a project was looked at.
     pub fn forget(&self, index: &IndexName, project: &ProjectName) {
-        self.times.0.remove(&key_of(index, project));
+        self.times.pages.remove(&key_of(index, project));
     }
 
     fn known(
@@ -243,7 +262,7 @@ impl Mirrors {
         settings: &Settings,
         project: &ProjectName,
     ) -> Option<Arc<Known>> {
-        let known = self.times.0.get(&key_of(&index.name, project))?;
+        let known = self.times.pages.get(&key_of(&index.name, project))?;
         (known.upstream == identity(settings)).then_some(known)
     }
 
@@ -279,17 +298,22 @@ impl Mirrors {
         };
         let asked = match result {
             Ok(is_there) => {
+                self.times.away.remove(&identity(&settings));
                 known.is_absent = !is_there;
                 known.trouble = None;
                 if is_there { Asked::Seen } else { Asked::Absent }
             }
             Err(error) => {
                 log::warn!("{}: looking for {project}: {error}", index.name);
+                if error.kind == Kind::Timeout || is_unsent(&error) {
+                    let why = (Instant::now(), error.message.clone());
+                    self.times.away.insert(identity(&settings), why);
+                }
                 known.trouble = Some((Instant::now(), error.message.clone()));
                 Asked::Failed(error.kind, error.message)
             }
         };
-        self.times.0.insert(key_of(&index.name, project), Arc::new(known));
+        self.times.pages.insert(key_of(&index.name, project), Arc::new(known));
         asked
     }
 
@@ -445,6 +469,11 @@ fn check_serial(
         }
         _ => Ok(()),
     }
+}
+
+/// The age from which a page is looked at again behind the backs of those who ask for it.
+fn ahead_of(expiry: Duration) -> Duration {
+    expiry - expiry / 4
 }
 
 /// Whether stored links came from this upstream. Those of another server do not say.
