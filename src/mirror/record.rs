@@ -168,3 +168,153 @@ fn record_of(
     }
     record
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::metadata::Submission;
+    use crate::model::{index, links, setup, upload, walk};
+    use crate::names::IndexName;
+    use crate::serial::Serial;
+    use crate::store::{self, Store, Writer};
+
+    struct Scene {
+        _dir: tempfile::TempDir,
+        store: Arc<Store>,
+        writer: Writer,
+    }
+
+    fn name(text: &str) -> IndexName {
+        IndexName::parse(text).expect("valid")
+    }
+
+    fn project() -> ProjectName {
+        ProjectName::new("pkg")
+    }
+
+    fn file(name: &str, digit: &str) -> UpstreamFile {
+        UpstreamFile {
+            name: name.to_owned(),
+            url: format!("http://h/f/{name}"),
+            hash: (!digit.is_empty()).then(|| ("sha256".to_owned(), digit.repeat(64))),
+            requires_python: Some(">=3".to_owned()),
+            yanked: Value::None,
+            size_bytes: Some(7),
+            upload_time: Some("2024-01-02T03:04:05Z".to_owned()),
+            metadata: None,
+            provenance: None,
+        }
+    }
+
+    fn page(files: &[UpstreamFile]) -> UpstreamPage {
+        UpstreamPage { files: files.to_vec(), status: None }
+    }
+
+    impl Scene {
+        /// The stage `root/dev` over the mirrors `root/one` and `root/two`.
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a folder");
+            let (store, writer) = store::open(dir.path(), 2).expect("opens");
+            let scene = Self { _dir: dir, store, writer };
+            let make = |txn: &mut WriteTxn<'_>, index: &str, fields: serde_json::Value| {
+                index::create(txn, &name(index), fields.as_object().expect("an object")).map(drop)
+            };
+            let build = |txn: &mut WriteTxn<'_>| {
+                setup::first(txn, "hash", None)?;
+                for mirror in ["root/one", "root/two"] {
+                    make(txn, mirror, json!({"type": "mirror", "mirror_url": "http://h/"}))?;
+                }
+                make(txn, "root/dev", json!({"bases": ["root/one", "root/two"]}))
+            };
+            scene.writer.write(build).expect("builds");
+            scene
+        }
+        fn see(&self, mirror: &str, page: &UpstreamPage) -> Option<Serial> {
+            let seen = Seen { upstream: "http://h/".into(), ..Seen::default() };
+            let write = |txn: &mut WriteTxn<'_>| {
+                let index = index::require(txn, &name(mirror))?;
+                store(txn, &index, &project(), page, &seen)
+            };
+            self.writer.write(write).expect("writes").1
+        }
+        fn show(&self, start: &str) -> (links::Page, serde_json::Value) {
+            let txn = self.store.read().expect("reads");
+            let start = index::require(&txn, &name(start)).expect("there");
+            let walk = walk::walk(&txn, start, &project(), |_| Ok(true)).expect("walks");
+            let page = links::page(&txn, &walk, &project()).expect("reads").expect("known");
+            let explained = links::explain(&txn, &walk, &project(), |_| None).expect("reads");
+            (page, explained)
+        }
+    }
+
+    #[test]
+    fn only_what_differs_gets_a_serial() {
+        let scene = Scene::new();
+        let first = scene.see("root/one", &page(&[file("pkg-1.zip", "a"), file("pkg-2.zip", "")]));
+        let again = scene.see("root/one", &page(&[file("pkg-1.zip", "a"), file("pkg-2.zip", "")]));
+        assert_eq!(first, again);
+        let mut revised = file("pkg-1.zip", "a");
+        revised.size_bytes = Some(8);
+        let third = scene.see("root/one", &page(&[revised, file("pkg-2.zip", "")]));
+        assert!(first < third);
+        // Pages are kept by the row of the links: it has to move with a file's record.
+        let txn = scene.store.read().expect("reads");
+        let key = key::SimpleLinks(&name("root/one"), &project());
+        assert_eq!(txn.touched(&key::Key::path(&key)).expect("reads"), third);
+        assert_eq!(scene.show("root/one").0.versions, ["1", "2"]);
+    }
+
+    #[test]
+    fn the_first_of_a_name_is_shown_and_the_page_says_what_it_hides() {
+        let scene = Scene::new();
+        scene.see("root/one", &page(&[file("pkg-1.zip", "a")]));
+        scene.see("root/two", &page(&[file("pkg-1.zip", "b"), file("pkg-2.zip", "c")]));
+        let (shown, explained) = scene.show("root/dev");
+        let owners: Vec<_> = shown.files.iter().map(|file| file.owner.to_string()).collect();
+        assert_eq!(owners, ["root/one", "root/two"]);
+        assert_eq!(explained["hidden"][0]["index"], "root/two");
+        assert_eq!(explained["hidden"][0]["hidden_by"], "root/one");
+    }
+
+    #[test]
+    fn a_page_says_which_stage_keeps_a_mirror_out() {
+        let scene = Scene::new();
+        scene.see("root/one", &page(&[file("pkg-1.zip", "a")]));
+        let form = [("name", "pkg"), ("version", "9")].map(|(k, v)| (k.into(), v.into()));
+        let register = |txn: &mut WriteTxn<'_>| {
+            let index = index::require(txn, &name("root/dev"))?;
+            upload::register(txn, &index, &Submission::parse(&form)?)
+        };
+        scene.writer.write(register).expect("registers");
+        let (shown, explained) = scene.show("root/dev");
+        assert!(shown.files.is_empty());
+        assert_eq!(explained["indexes"][1]["share"], "blocked");
+        assert_eq!(explained["indexes"][1]["known_files"], json!(["pkg-1.zip"]));
+        assert!(explained["indexes"][1]["why"].as_str().expect("text").contains("root/dev"));
+    }
+
+    #[test]
+    fn nothing_in_quarantine_is_offered() {
+        let scene = Scene::new();
+        let mut quarantined = page(&[file("pkg-1.zip", "a")]);
+        quarantined.status = Some(("quarantined".to_owned(), Some("malware".to_owned())));
+        scene.see("root/one", &quarantined);
+        let shown = scene.show("root/one").0;
+        assert!(shown.files.is_empty());
+        assert_eq!(shown.status.expect("set").0, "quarantined");
+    }
+
+    #[test]
+    fn another_hash_under_the_same_address_is_not_believed() {
+        let scene = Scene::new();
+        scene.see("root/one", &page(&[file("pkg-1.zip", "a")]));
+        let mut other = file("pkg-1.zip", "a");
+        other.hash = Some(("sha256".to_owned(), format!("{}{}", "a".repeat(16), "b".repeat(48))));
+        scene.see("root/one", &page(&[other]));
+        assert!(scene.show("root/one").0.files.is_empty());
+    }
+}
