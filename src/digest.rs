@@ -59,7 +59,29 @@ pub struct Sums {
     pub md5: Option<String>,
     /// BLAKE2b-256 in hex, when it was asked for.
     pub blake2_256: Option<String>,
+    /// Other kinds that were asked for, in hex.
+    others: Vec<(&'static str, String)>,
 }
+
+impl Sums {
+    /// The digest of a kind in hex; `None` if it was not asked for or is not known here.
+    pub fn hex_of(&self, kind: &str) -> Option<String> {
+        match kind {
+            "sha256" => Some(self.sha256.hex()),
+            "md5" => self.md5.clone(),
+            "blake2b_256" | "blake2_256" => self.blake2_256.clone(),
+            _ => self.others.iter().find(|(held, _)| *held == kind).map(|(_, hex)| hex.clone()),
+        }
+    }
+    /// All digests in hex.
+    pub fn all(&self) -> Vec<String> {
+        let named = [Some(self.sha256.hex()), self.md5.clone(), self.blake2_256.clone()];
+        named.into_iter().flatten().chain(self.others.iter().map(|(_, hex)| hex.clone())).collect()
+    }
+}
+
+/// A digest of another kind under way.
+type Other = (&'static str, Box<dyn sha2::digest::DynDigest + Send>);
 
 /// Hashes a file while it streams. SHA-256 always; the others cost time and are computed on request only.
 pub struct Hasher {
@@ -67,16 +89,30 @@ pub struct Hasher {
     sha256: Sha256,
     md5: Option<md5::Md5>,
     blake2_256: Option<blake2::Blake2b<blake2::digest::consts::U32>>,
+    others: Vec<Other>,
 }
 
 impl Hasher {
     /// SHA-256 only.
     pub fn new() -> Self {
-        Self { size_bytes: 0, sha256: Sha256::new(), md5: None, blake2_256: None }
+        let others = Vec::new();
+        Self { size_bytes: 0, sha256: Sha256::new(), md5: None, blake2_256: None, others }
     }
     /// SHA-256, MD5 and BLAKE2b-256: the three that upload forms name.
     pub fn with_all() -> Self {
-        Self { md5: Some(md5::Md5::new()), blake2_256: Some(Default::default()), ..Self::new() }
+        Self::with(["md5", "blake2_256"])
+    }
+    /// SHA-256 and those of the named kinds that are known here.
+    pub fn with<'k>(kinds: impl IntoIterator<Item = &'k str>) -> Self {
+        let mut hasher = Self::new();
+        for kind in kinds {
+            match kind {
+                "md5" => hasher.md5 = Some(md5::Md5::new()),
+                "blake2b_256" | "blake2_256" => hasher.blake2_256 = Some(Default::default()),
+                _ => hasher.others.extend(other(kind)),
+            }
+        }
+        hasher
     }
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
@@ -88,20 +124,55 @@ impl Hasher {
         if let Some(blake2) = &mut self.blake2_256 {
             blake2.update(bytes);
         }
+        for (_, other) in &mut self.others {
+            other.update(bytes);
+        }
     }
     /// The sums of all that was taken.
     pub fn finish(self) -> Sums {
+        let others = self.others.into_iter().map(|(kind, other)| (kind, hex(&other.finalize())));
         Sums {
             size_bytes: self.size_bytes,
             sha256: Digest(self.sha256.finalize().into()),
             md5: self.md5.map(|m| hex(&m.finalize())),
             blake2_256: self.blake2_256.map(|b| hex(&b.finalize())),
+            others: others.collect(),
         }
     }
+}
+
+/// The kinds that only indexes elsewhere still use.
+fn other(kind: &str) -> Option<Other> {
+    Some(match kind {
+        "sha1" => ("sha1", Box::new(sha1::Sha1::new())),
+        "sha224" => ("sha224", Box::new(sha2::Sha224::new())),
+        "sha384" => ("sha384", Box::new(sha2::Sha384::new())),
+        "sha512" => ("sha512", Box::new(sha2::Sha512::new())),
+        _ => return None,
+    })
 }
 
 impl Default for Hasher {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_computed_when_asked_for() {
+        let mut hasher = Hasher::with(["sha1", "sha512", "md5", "sha3_256"]);
+        hasher.update(b"ab");
+        hasher.update(b"c");
+        let sums = hasher.finish();
+        let sha1 = "a9993e364706816aba3e25717850c26c9cd0d89d";
+        assert_eq!(sums.hex_of("sha1").as_deref(), Some(sha1));
+        assert_eq!(sums.hex_of("sha512").map(|hex| hex.len()), Some(128));
+        assert_eq!(sums.hex_of("md5").as_deref(), Some("900150983cd24fb0d6963f7d28e17f72"));
+        assert_eq!(sums.hex_of("sha256"), Some(Digest::of(b"abc").hex()));
+        assert_eq!((sums.hex_of("sha224"), sums.hex_of("sha3_256")), (None, None));
     }
 }

@@ -15,6 +15,7 @@ pub mod multipart;
 pub mod range;
 pub mod request;
 pub mod response;
+pub mod resume;
 
 mod body;
 mod connections;

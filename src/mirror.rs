@@ -4,6 +4,7 @@
 //! log. What was learnt goes into the log only if it is new; when it was looked at last is known to this node alone.
 //! Whatever waits for another server runs on threads of its own, once for any number of requests that wait for it.
 
+pub mod files;
 pub mod flights;
 pub mod pages;
 pub mod parse;
@@ -18,6 +19,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::http::lanes::{Lane, Size};
 use crate::replication::Replica;
+use crate::store::growing::Arrivals;
 use crate::store::{Store, Writer};
 
 use flights::Flights;
@@ -46,12 +48,13 @@ pub enum Source {
 pub struct Mirrors {
     store: Arc<Store>,
     source: Source,
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     /// How long a page counts as fresh where its index does not say.
     expiry: Duration,
     is_offline: bool,
     times: Times,
     asking: Flights<Asked>,
+    arrivals: Arrivals,
     pages: Lane<Work>,
     files: Lane<Work>,
 }
@@ -66,11 +69,12 @@ impl Mirrors {
         Ok(Arc::new(Self {
             store,
             source,
-            upstream: Upstream::new(config.request_timeout)?,
+            upstream: Arc::new(Upstream::new(config.request_timeout)?),
             expiry: config.mirror_cache_expiry,
             is_offline: config.offline_mode,
             times: Times::default(),
             asking: Flights::default(),
+            arrivals: Arrivals::default(),
             pages: Lane::new("mirror", PAGES, run),
             files: Lane::new("mirror-file", FILES, run),
         }))
@@ -89,6 +93,16 @@ impl Mirrors {
     /// The way out to other servers.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    /// The way out, for work that goes on by itself.
+    fn upstream_handle(&self) -> Arc<Upstream> {
+        self.upstream.clone()
+    }
+
+    /// Files on their way in.
+    fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// Whether nothing may be asked for (`--offline-mode`).

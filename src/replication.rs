@@ -5,7 +5,6 @@
 //! uuid than the first one is never followed. Its threads are `puller`, `fetch-queue` and `fetch-0`, `fetch-1`, ...
 
 pub mod auth;
-mod expected;
 mod fetcher;
 mod files;
 mod link;

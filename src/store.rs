@@ -7,6 +7,8 @@
 pub mod blobs;
 pub mod changelog;
 pub mod codec;
+pub mod expected;
+pub mod growing;
 pub mod key;
 pub mod record;
 mod rope;

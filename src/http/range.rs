@@ -3,6 +3,9 @@
 
 use std::time::SystemTime;
 
+use super::request::{Method, Request};
+use super::response::{Body, Response};
+
 /// Which bytes of a file to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Range {
@@ -17,6 +20,54 @@ pub enum Range {
     },
     /// Nothing of what was asked for exists: status 416 with `Content-Range: bytes */LENGTH`.
     Unsatisfiable,
+}
+
+/// What a request says of the part of a file that it wants.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Only the head.
+    pub is_head: bool,
+    range: Option<String>,
+    if_range: Option<String>,
+}
+
+impl Wanted {
+    /// By the headers of a request.
+    pub fn of(request: &Request) -> Self {
+        let field = |name| request.headers.get(name).map(str::to_owned);
+        let (range, if_range) = (field("range"), field("if-range"));
+        Self { is_head: request.method == Method::Head, range, if_range }
+    }
+
+    /// Completes an answer with what is wanted of a file of `length` bytes; `open` gives a part by offset and length.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn answer<E>(
+        &self,
+        mut response: Response,
+        validators: Validators<'_>,
+        length: u64,
+        open: impl FnOnce(u64, u64) -> Result<Body, E>,
+    ) -> Result<Response, E> {
+        let range =
+            Range::choose(self.range.as_deref(), self.if_range.as_deref(), validators, length);
+        if let Some(part) = range.content_range(length) {
+            response = response.with_header("Content-Range", part);
+        }
+        let (offset, length) = match range {
+            Range::Whole => (0, length),
+            Range::Part { offset, length } => {
+                response.status = 206;
+                (offset, length)
+            }
+            Range::Unsatisfiable => {
+                response.status = 416;
+                return Ok(response);
+            }
+        };
+        Ok(response.with_body(open(offset, length)?))
+    }
 }
 
 /// What a file is compared by in `If-Range`.
@@ -99,6 +150,13 @@ impl Validators<'_> {
             _ => false,
         }
     }
+}
+
+/// Reads `bytes FIRST-LAST/LENGTH`: the first byte, and the length unless it is `*`.
+pub(super) fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+    let (part, length) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let first = part.split_once('-')?.0.trim().parse().ok()?;
+    Some((first, length.trim().parse().ok()))
 }
 
 fn seconds(time: SystemTime) -> Option<u64> {

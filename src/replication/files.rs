@@ -8,13 +8,13 @@ use crate::http::client::{Answer, ClientBody, Timeouts};
 use crate::http::request::Headers;
 use crate::names::UserName;
 use crate::store::blobs::Staged;
+use crate::store::expected::Expected;
 use crate::store::key::{self, FilePath};
 use crate::store::record::{Dict, Record as _};
 use crate::store::txn::Read as _;
 use crate::store::wanted::Wanted;
 use crate::store::{Store, Writer};
 
-use super::expected::Expected;
 use super::link::{self, CONNECT, Link};
 use super::wire;
 

@@ -11,11 +11,11 @@ use crate::http::client::Answer;
 use crate::http::request::{Headers, Method};
 use crate::http::response::{Body, Response};
 use crate::store::blobs::Staging;
+use crate::store::expected::Expected;
 use crate::store::key::{self, FilePath};
 use crate::store::record::Dict;
 use crate::store::txn::Read as _;
 
-use super::expected::Expected;
 use super::files::{Files, not_sent};
 use super::link;
 

@@ -66,6 +66,13 @@ impl Staging {
         self.hasher.update(bytes);
         self.file.write_all(bytes).context(|| "writing a file")
     }
+    /// Opens what is there and what will come for reading, also after it was moved or removed.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the system refuses.
+    pub fn reopen(&self) -> Result<File> {
+        self.file.reopen().context(|| "opening a file that is being staged")
+    }
     /// Syncs and ends it.
     ///
     /// # Errors

@@ -157,6 +157,10 @@ impl FilePath {
         let end = self.0.match_indices('/').nth(1).map_or(self.0.len(), |(at, _)| at);
         &self.0[..end]
     }
+    /// Whether it stands under its hash (`+f`), not under where it lies at an upstream (`+e`).
+    pub fn is_by_hash(&self) -> bool {
+        self.0.split('/').nth(2) == Some("+f")
+    }
     /// Another file in the same folder.
     ///
     /// # Errors

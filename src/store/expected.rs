@@ -2,11 +2,15 @@
 
 use crate::digest::{Hasher, Sums};
 use crate::error::{Error, Kind, Result};
-use crate::store::codec::Value;
-use crate::store::record::Dict;
+
+use super::codec::Value;
+use super::record::Dict;
+
+/// The kinds of digest whose beginning may be in a path.
+const PREFIX_KINDS: [&str; 5] = ["md5", "sha1", "sha224", "sha384", "sha512"];
 
 /// The digests and the size that a record names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
     digests: Vec<(String, String)>,
     /// How the SHA-256 or the MD5 in hex begins, when no more is known.
@@ -59,30 +63,36 @@ impl Expected {
         Self { digests: Vec::new(), prefix, size_bytes: None, metadata_sha256: None }
     }
 
-    /// What computes the sums that `check` needs.
+    /// What computes the sums that `check` needs. Where there is a SHA-256 it suffices.
     pub fn hasher(&self) -> Hasher {
-        let has_sha256 = self.digests.iter().any(|(kind, _)| kind == "sha256");
-        let is_unknown = self.digests.is_empty() && self.prefix.is_none();
-        if has_sha256 || is_unknown { Hasher::new() } else { Hasher::with_all() }
+        match &self.prefix {
+            Some(_) => Hasher::with(PREFIX_KINDS),
+            None if self.digests.iter().any(|(kind, _)| kind == "sha256") => Hasher::new(),
+            None => Hasher::with(self.digests.iter().map(|(kind, _)| kind.as_str())),
+        }
     }
 
-    /// Whether bytes with these sums are the file's.
+    /// Whether there is anything to tell right bytes from wrong ones by.
+    pub fn is_known(&self) -> bool {
+        self.prefix.is_some() || !self.digests.is_empty()
+    }
+
+    /// Whether bytes with these sums are the file's. Digests of kinds that are not known here are passed over.
     ///
     /// # Errors
-    /// `Kind::BadGateway` if size or a digest differ, or the record has only digests of unknown types.
+    /// `Kind::BadGateway` if size or a digest differ.
     pub fn check(&self, sums: &Sums) -> Result<()> {
         if let Some(size) = self.size_bytes.filter(|size| *size != sums.size_bytes) {
             return Err(wrong(format!("{} bytes came where {size} were due", sums.size_bytes)));
         }
-        if let Some(prefix) = &self.prefix {
-            let md5 = sums.md5.as_deref().unwrap_or_default();
-            if ![sums.sha256.hex().as_str(), md5].iter().any(|hex| hex.starts_with(prefix)) {
-                return Err(wrong(format!("no digest begins with {prefix}")));
-            }
+        if let Some(prefix) = &self.prefix
+            && !sums.all().iter().any(|hex| hex.starts_with(prefix))
+        {
+            return Err(wrong(format!("no digest begins with {prefix}")));
         }
         let mut is_checked = self.digests.is_empty();
         for (kind, expected) in &self.digests {
-            let Some(found) = digest(sums, kind) else { continue };
+            let Some(found) = sums.hex_of(kind) else { continue };
             if found != *expected {
                 return Err(wrong(format!(
                     "the {kind} digest is {found} where {expected} was due"
@@ -90,20 +100,11 @@ impl Expected {
             }
             is_checked = true;
         }
-        if is_checked {
-            Ok(())
-        } else {
-            Err(wrong("its record has no digest of a known type".to_owned()))
+        if !is_checked {
+            let kinds: Vec<_> = self.digests.iter().map(|(kind, _)| kind.as_str()).collect();
+            log::warn!("a file is taken unchecked: it has only digests of kind {kinds:?}");
         }
-    }
-}
-
-fn digest(sums: &Sums, kind: &str) -> Option<String> {
-    match kind {
-        "sha256" => Some(sums.sha256.hex()),
-        "md5" => sums.md5.clone(),
-        "blake2b_256" | "blake2_256" => sums.blake2_256.clone(),
-        _ => None,
+        Ok(())
     }
 }
 
@@ -154,6 +155,7 @@ mod tests {
         assert!(is_right(&record(&spec, &[("sha256", "00"), ("md5", "00")], None)));
         let both = [("sha256", SHA256), ("md5", "00")];
         assert!(is_right(&record(&spec, &both, None)), "the best digest suffices");
-        assert!(!is_right(&record("sha3=00", &[], None)), "nothing to compare");
+        assert!(is_right(&record("sha3_256=00", &[], None)), "nothing to compare");
+        assert!(!is_right(&record("sha512=00", &[], None)));
     }
 }
