@@ -233,10 +233,10 @@ fn run(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
         Route::SimpleList(index) => now(simple::list(app, &request, &index)),
         Route::Simple(index, project) => simple::project(app, request, &index, &project),
         Route::Refresh(index, project) => simple::refresh(app, request, &index, &project),
-        Route::File(FileVerb::Get, path) => files::get(app, &request, &path),
+        Route::File(FileVerb::Get, path) => files::get(app, request, &path),
         Route::File(FileVerb::Delete, path) => now(files::delete(app, &request, &path)),
         Route::File(FileVerb::Result, path) => now(upload::result(app, &mut request, &path)),
-        Route::Metadata(wheel) => files::metadata(app, &request, &wheel),
+        Route::Metadata(wheel) => files::metadata(app, request, &wheel),
         Route::Project(verb, index, project) => match verb {
             Verb::Delete => now(projects::delete(app, &request, &index, &project)),
             _ => projects::show(app, request, &index, &project),

@@ -9,6 +9,7 @@ pub mod files;
 pub mod index;
 pub mod links;
 pub mod metadata;
+pub mod mirror_delete;
 pub mod mirrored;
 pub mod release;
 #[cfg(test)]

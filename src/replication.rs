@@ -24,12 +24,13 @@ use serde_json::Value as Json;
 
 use crate::error::{Error, Kind, Result};
 use crate::http::client::{Answer, Client, ClientOptions, Timeouts};
+use crate::http::range::Wanted;
 use crate::http::request::Request;
-use crate::http::response::{self, Reply, Response};
+use crate::http::response::{self, Reply};
+use crate::http::resume::Ask;
 use crate::stop::{Stop, spawn};
 use crate::store::Writer;
 use crate::store::key::FilePath;
-use crate::store::record::Dict;
 use crate::sync::{Mutex, lock};
 
 use auth::Signer;
@@ -38,11 +39,13 @@ use files::{Files, Skip};
 use link::Link;
 use puller::{Hooks, Puller};
 use relay::Relay;
+use through::Unknown;
 
 pub use files::Sidecar;
 pub use master::Master;
 pub use puller::RecordMaster;
 pub use status::ReplicaStatus;
+pub use through::Wish;
 
 /// How long after an answer the master still counts as heard: a poll takes 30 s.
 const HEARD: Duration = Duration::from_secs(40);
@@ -142,18 +145,26 @@ impl Replica {
         Reply::Remote(Box::new(move || Reply::Now(relay.run(request))))
     }
 
-    /// Answers with a file whose record is here and whose bytes are not, from the master, and keeps it. The whole
-    /// file, whatever range was asked for: a part could not be checked.
-    pub fn stream_file(&self, request: &Request, path: &FilePath, record: Dict) -> Reply {
-        let (files, method, path) = (self.files.clone(), request.method, path.clone());
-        remote(move || through::file(&files, method, &path, &record))
+    /// Answers with a file whose record is here and whose bytes are not, from the master, and keeps it. It comes once
+    /// for all who ask for it meanwhile.
+    pub fn stream_file(&self, wish: Wish) -> Reply {
+        let files = self.files.clone();
+        remote(move || through::file(&files, wish))
     }
 
-    /// Answers with a file that no record here names, if the master has it; else with `error`.
-    pub fn ask_master(&self, request: &Request, path: &FilePath, error: Error) -> Reply {
-        let (files, path) = (self.files.clone(), path.clone());
-        let client = request.headers.clone();
-        remote(move || through::unknown(&files, &client, &path, error))
+    /// Answers with a file that no record here names, or with METADATA, if the master has it, or `elsewhere` if the
+    /// master is away; else with `error`.
+    pub fn ask_master(
+        &self,
+        request: &Request,
+        path: &FilePath,
+        elsewhere: Option<Ask>,
+        error: Error,
+    ) -> Reply {
+        let (path, client, wanted) = (path.clone(), request.headers.clone(), Wanted::of(request));
+        let wish = Unknown { path, client, wanted, elsewhere, error };
+        let files = self.files.clone();
+        remote(move || through::unknown(&files, wish).map(Reply::Now))
     }
 
     /// Asks the master as this replica; `timeout` for the answer's head and each wait for more of it.
@@ -213,6 +224,7 @@ impl Replica {
             log::error!("the puller panicked");
         }
         self.fetcher.join();
+        self.files.stop();
     }
 }
 
@@ -223,15 +235,15 @@ impl Drop for Replica {
 }
 
 /// The answer that another machine is asked for.
-fn remote(ask: impl FnOnce() -> Result<Response> + Send + 'static) -> Reply {
+fn remote(ask: impl FnOnce() -> Result<Reply> + Send + 'static) -> Reply {
     Reply::Remote(Box::new(move || {
-        Reply::Now(ask().unwrap_or_else(|error| {
+        ask().unwrap_or_else(|error| {
             log::info!("asking the master for a file: {error:?}");
             let refusal = wire::failure(response::status(error.kind), &error.message);
-            match error.kind {
+            Reply::Now(match error.kind {
                 Kind::Unauthorized => refusal.with_header("WWW-Authenticate", response::CHALLENGE),
                 _ => refusal,
-            }
-        }))
+            })
+        })
     }))
 }

@@ -1,18 +1,23 @@
 //! Files and their METADATA.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
 use crate::error::{Error, Kind, Result};
-use crate::http::range::{Range, Validators};
+use crate::http::range::{Validators, Wanted};
 use crate::http::request::Request;
 use crate::http::response::{Body, Reply, Response};
-use crate::model::{delete, index};
-use crate::names::IndexName;
-use crate::replication::wire;
+use crate::mirror::files::{Wish, url_of};
+use crate::mirror::pages::Standing;
+use crate::model::index::{self, Index};
+use crate::model::links::QUARANTINED;
+use crate::model::{delete, mirrored};
+use crate::names::{IndexName, ProjectName};
+use crate::replication::{self, wire};
 use crate::serial::Serial;
-use crate::store::key::{FilePath, Key as _, User};
+use crate::store::key::{FilePath, Key as _, SimpleLinks, User};
 use crate::store::record::{Dict, Record as _};
 use crate::store::txn::Read;
 
@@ -24,50 +29,143 @@ const CACHE_FOR_EVER: &str = "max-age=365000000, immutable, public";
 
 /// What is known of a file at one serial.
 struct Known {
+    index: Index,
     record: Dict,
     sources: Sources,
     serial: Option<Serial>,
-    /// Whether everybody may read it.
-    is_open: bool,
 }
 
 fn find(app: &App, path: &FilePath) -> Result<Known> {
     let txn = app.store.read()?;
-    let index = IndexName::parse(path.index())?;
+    let name = IndexName::parse(path.index())?;
     let row = txn.row(path.as_str())?.ok_or_else(|| Error::not_found("no such file"))?;
     let Some(value) = row.value else {
         // devpi: what was under a hash and is deleted is gone; elsewhere it is not found.
-        return Err(match path.as_str().contains("/+f/") {
+        return Err(match path.is_by_hash() {
             true => Error::new(Kind::Gone, "file existed, deleted in later serial"),
             false => Error::not_found("no such file"),
         });
     };
-    let is_open = index::require(&txn, &index)?.is_open();
-    let owner = User(index.user()).path();
-    let sources = vec![(path.to_string(), Some(row.serial)), source(&txn, owner)?];
-    Ok(Known { record: Dict::decode(&value)?, sources, serial: txn.serial(), is_open })
+    let index = index::require(&txn, &name)?;
+    let record = Dict::decode(&value)?;
+    let owner = User(index.name.user()).path();
+    let mut sources = vec![(path.to_string(), Some(row.serial)), source(&txn, owner)?];
+    if index.is_mirror()
+        && let Some(project) = record.text("project").map(ProjectName::new)
+    {
+        refuse_quarantined(&txn, &index, &project)?;
+        sources.push(source(&txn, SimpleLinks(&index.name, &project).path())?);
+    }
+    Ok(Known { index, record, sources, serial: txn.serial() })
+}
+
+/// Nothing of a project in quarantine is handed out, also if it is here (PEP 792).
+fn refuse_quarantined(txn: &impl Read, index: &Index, project: &ProjectName) -> Result<()> {
+    let page = txn.get(&SimpleLinks(&index.name, project))?.unwrap_or_default();
+    if page.rest.text("project_status") != Some(QUARANTINED) {
+        return Ok(());
+    }
+    let reason = page.rest.text("project_status_reason").map(|reason| format!(": {reason}"));
+    Err(Error::forbidden(format!(
+        "project {project} is in quarantine at the upstream of {}{}",
+        index.name,
+        reason.unwrap_or_default()
+    )))
 }
 
 /// `GET` of a file, or of what is known of it in JSON mode.
 ///
 /// # Errors
 /// `Kind::NotFound` if it never was; `Kind::Gone` if it was deleted.
-pub fn get(app: &App, request: &Request, path: &FilePath) -> Result<Reply> {
-    let known = match find(app, path) {
-        Ok(known) => known,
-        Err(error) => return ask_master(app, request, path, error),
+pub fn get(app: &Arc<App>, request: Request, path: &FilePath) -> Result<Reply> {
+    with_known(app, request, path, answer)
+}
+
+/// What is to be done with a file of which something is known.
+type Then = fn(&Arc<App>, Request, &FilePath, Known) -> Result<Reply>;
+
+/// Answers by what is known of a file. Lock files name files of mirrors before anybody saw the project's page: it is
+/// looked at once then.
+fn with_known(app: &Arc<App>, request: Request, path: &FilePath, then: Then) -> Result<Reply> {
+    let error = match find(app, path) {
+        Ok(known) => return then(app, request, path, known),
+        Err(error) => error,
     };
+    let index = index::find(&app.store.read()?, &IndexName::parse(path.index())?)?;
+    let mirror = index.filter(|index| index.is_mirror() && error.kind == Kind::NotFound);
+    let (Some(mirror), Some(project)) = (mirror, mirrored::project_of(path.name())) else {
+        return ask_master(app, &request, path, error);
+    };
+    Ok(later(app, request, path, move |app, request, path| {
+        let standing = app.mirrors.ensure(&mirror, &project)?;
+        match (find(app, path), standing) {
+            (Ok(known), _) => then(app, request, path, known),
+            (Err(error), Standing::Failed(..)) if error.kind == Kind::NotFound => {
+                let message = format!("the upstream of {} could not be asked", mirror.name);
+                Err(Error::new(Kind::BadGateway, message))
+            }
+            (Err(error), _) => ask_master(app, &request, path, error),
+        }
+    }))
+}
+
+/// Does the rest where it may wait for another machine.
+fn later(
+    app: &Arc<App>,
+    request: Request,
+    path: &FilePath,
+    rest: impl FnOnce(&Arc<App>, Request, &FilePath) -> Result<Reply> + Send + 'static,
+) -> Reply {
+    let (app, path, is_json) = (app.clone(), path.clone(), ask::is_json(&request));
+    Reply::Remote(Box::new(move || {
+        let reply = rest(&app, request, &path);
+        reply.unwrap_or_else(|error| Reply::Now(ask::failure(&error, is_json)))
+    }))
+}
+
+fn answer(app: &Arc<App>, request: Request, path: &FilePath, known: Known) -> Result<Reply> {
     // Replicas say that they fetch; an installer that accepts JSON among others still wants the file.
-    if ask::is_json(request) && !request.headers.has(wire::FILE_REPLICATION) {
+    if ask::is_json(&request) && !request.headers.has(wire::FILE_REPLICATION) {
         let shown = shown_record(&known.record);
         return Ok(Reply::Now(at(known.serial, ask::result(200, "releasefilemeta", shown))));
     }
     match app.store.blobs().get(path)? {
-        Some(file) => keep(app, request, path, known, file).map(Reply::Now),
-        None => match &app.node {
-            Node::Replica(replica) => Ok(replica.stream_file(request, path, known.record)),
-            Node::Master { .. } => Err(Error::not_found("no such file")),
-        },
+        Some(file) => keep(app, &request, path, known, file).map(Reply::Now),
+        None => bring(app, request, path, known),
+    }
+}
+
+/// Answers with a file that is not here.
+fn bring(app: &Arc<App>, request: Request, path: &FilePath, known: Known) -> Result<Reply> {
+    let Known { index, record, .. } = known;
+    let is_mirror = index.is_mirror();
+    if is_mirror
+        && mirrored::Settings::of(&index).uses_external_urls
+        && let Some(url) = url_of(&index, &record).filter(|_| !app.mirrors.is_offline())
+    {
+        return Ok(Reply::Now(ask::redirect(url)));
+    }
+    let (wanted, content_type) = (Wanted::of(&request), content_type(path.name()));
+    match &app.node {
+        Node::Replica(replica) => {
+            let elsewhere = if is_mirror { app.mirrors.elsewhere(&index, &record) } else { None };
+            let again = later(app, request, path, get);
+            let again = Box::new(move || again);
+            let path = path.clone();
+            let wish = replication::Wish { path, record, wanted, content_type, elsewhere, again };
+            Ok(replica.stream_file(wish))
+        }
+        Node::Master { .. } if is_mirror => {
+            Ok(later(app, request, path, move |app, request, path| {
+                let wish =
+                    Wish { index: &index, path, record: &record, wanted: &wanted, content_type };
+                match app.mirrors.file(&wish)? {
+                    Some(response) => Ok(Reply::Now(response)),
+                    None => get(app, request, path),
+                }
+            }))
+        }
+        Node::Master { .. } => Err(Error::not_found("no such file")),
     }
 }
 
@@ -75,17 +173,22 @@ pub fn get(app: &App, request: &Request, path: &FilePath) -> Result<Reply> {
 fn ask_master(app: &App, request: &Request, path: &FilePath, error: Error) -> Result<Reply> {
     match &app.node {
         Node::Replica(replica) if error.kind == Kind::NotFound && !replica.is_current() => {
-            Ok(replica.ask_master(request, path, error))
+            Ok(replica.ask_master(request, path, None, error))
         }
         _ => Err(error),
     }
 }
 
+/// Fields of records that devpi does not know.
+const OWN_FIELDS: [&str; 5] =
+    ["size", "metadata_sha256", "has_metadata", "upload_time", "provenance"];
+
 /// What devpi shows of a file; our own fields are for the nodes alone.
 fn shown_record(record: &Dict) -> Json {
     let mut shown = record.clone();
-    shown.remove("size");
-    shown.remove("metadata_sha256");
+    for field in OWN_FIELDS {
+        shown.remove(field);
+    }
     shown.into_value().to_json()
 }
 
@@ -117,7 +220,7 @@ fn keep(
     };
     let kept = Kept::new(open, known.sources, known.serial);
     // What is kept is found by its address alone, whoever asks.
-    if known.is_open {
+    if known.index.is_open() {
         app.files.put(format!("/{path}"), kept.clone());
     }
     send(request, path.name(), &kept)
@@ -160,23 +263,9 @@ fn send(request: &Request, name: &str, kept: &Kept<OpenFile>) -> Result<Response
         etag,
         modified: modified.and_then(|date| httpdate::parse_http_date(date).ok()),
     };
-    let headers = &request.headers;
-    let range = Range::choose(headers.get("range"), headers.get("if-range"), validators, size);
-    if let Some(part) = range.content_range(size) {
-        response = response.with_header("Content-Range", part);
-    }
-    let (offset, length) = match range {
-        Range::Whole => (0, size),
-        Range::Part { offset, length } => {
-            response.status = 206;
-            (offset, length)
-        }
-        Range::Unsatisfiable => {
-            response.status = 416;
-            return Ok(response);
-        }
-    };
-    Ok(response.with_body(Body::File { file: file.try_clone()?, offset, length }))
+    Wanted::of(request).answer(response, validators, size, |offset, length| {
+        Ok(Body::File { file: file.try_clone()?, offset, length })
+    })
 }
 
 fn is_unmodified(request: &Request, etag: Option<&str>, modified: Option<&str>) -> bool {
@@ -193,23 +282,62 @@ fn is_unmodified(request: &Request, etag: Option<&str>, modified: Option<&str>) 
 ///
 /// # Errors
 /// `Kind::NotFound` if it is not offered or the wheel has none.
-pub fn metadata(app: &App, request: &Request, wheel: &FilePath) -> Result<Reply> {
+pub fn metadata(app: &Arc<App>, request: Request, wheel: &FilePath) -> Result<Reply> {
     let is_peer = request.headers.has(wire::FILE_REPLICATION);
     if !app.config.enable_core_metadata && !is_peer {
         return Err(Error::not_found("no such file"));
     }
-    let mut known = find(app, wheel)?;
+    with_known(app, request, wheel, answer_metadata)
+}
+
+fn answer_metadata(
+    app: &Arc<App>,
+    request: Request,
+    wheel: &FilePath,
+    mut known: Known,
+) -> Result<Reply> {
     let absent = || Error::not_found("the file has no metadata");
-    let sha256 = known.record.text("metadata_sha256").ok_or_else(absent)?.to_owned();
+    let sha256 = known.record.text("metadata_sha256").map(str::to_owned);
     let sidecar = wheel.sibling(&format!("{}.metadata", wheel.name()))?;
-    known.record.set("hash_spec", format!("sha256={sha256}"));
-    match app.store.blobs().get(&sidecar)? {
-        Some(file) => keep(app, request, &sidecar, known, file).map(Reply::Now),
-        None => match &app.node {
-            Node::Replica(replica) => Ok(replica.ask_master(request, &sidecar, absent())),
-            Node::Master { .. } => Err(absent()),
-        },
+    if let Some(sha256) = &sha256
+        && let Some(file) = app.store.blobs().get(&sidecar)?
+    {
+        known.record.set("hash_spec", format!("sha256={sha256}"));
+        return keep(app, &request, &sidecar, known, file).map(Reply::Now);
     }
+    let Known { index, record, .. } = known;
+    let is_mirror = index.is_mirror();
+    if is_mirror && !is_offered(&index, &record) || !is_mirror && sha256.is_none() {
+        return Err(absent());
+    }
+    match &app.node {
+        Node::Replica(replica) => {
+            let elsewhere = app.mirrors.metadata_elsewhere(&index, &record);
+            Ok(replica.ask_master(&request, &sidecar, elsewhere, absent()))
+        }
+        Node::Master { .. } if is_mirror => {
+            Ok(later(app, request, wheel, move |app, request, wheel| {
+                let (wanted, content_type) = (Wanted::of(&request), "application/octet-stream");
+                let wish = Wish {
+                    index: &index,
+                    path: wheel,
+                    record: &record,
+                    wanted: &wanted,
+                    content_type,
+                };
+                match app.mirrors.metadata(&wish)? {
+                    Some(response) => Ok(Reply::Now(response)),
+                    None => metadata(app, request, wheel),
+                }
+            }))
+        }
+        Node::Master { .. } => Err(absent()),
+    }
+}
+
+/// Whether the upstream of a mirror has the METADATA of a wheel beside it, as far as that is known.
+fn is_offered(index: &Index, record: &Dict) -> bool {
+    mirrored::Settings::of(index).provides_metadata && record.flag("has_metadata").unwrap_or(true)
 }
 
 /// `DELETE` of a file.
@@ -223,7 +351,6 @@ pub fn delete(app: &App, request: &Request, path: &FilePath) -> Result<Response>
     let ((), serial) = app.writer()?.write(|txn| {
         let refusal = format!("cannot delete {path} on non-volatile index");
         let index = projects::deletable(app, &who, txn, &name, is_forced, &refusal)?;
-        projects::require_stage(&index)?;
         delete::file(txn, &index, path)
     })?;
     Ok(at(serial, ask::message(200, format!("package '{path}' deleted"))))

@@ -231,7 +231,6 @@ pub fn delete(app: &App, request: &Request, name: &IndexName, spelling: &str) ->
     let refusal = format!("project {project} is on non-volatile index {name}");
     let ((), serial) = app.writer()?.write(|txn| {
         let index = deletable(app, &who, txn, name, is_forced, &refusal)?;
-        require_stage(&index)?;
         delete::project(txn, &index, &project)
     })?;
     Ok(at(serial, ask::message(200, format!("project {project} deleted from stage {name}"))))
@@ -254,15 +253,7 @@ pub fn delete_version(
     let ((), serial) = app.writer()?.write(|txn| {
         let refusal = "cannot delete version on non-volatile index";
         let index = deletable(app, &who, txn, name, is_forced, refusal)?;
-        require_stage(&index)?;
         delete::version(txn, &index, &project, &version)
     })?;
     Ok(at(serial, ask::message(200, format!("project '{project}' version '{version}' deleted"))))
-}
-
-pub(super) fn require_stage(index: &Index) -> Result<()> {
-    if index.is_mirror() {
-        return Err(super::unsupported("deletion on mirrors"));
-    }
-    Ok(())
 }

@@ -11,7 +11,10 @@ use super::request::Headers;
 use crate::error::{Error, Kind, Result};
 
 /// The pauses before a server is asked again in a row; with the first time that makes three.
+#[cfg(not(test))]
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+#[cfg(test)]
+const PAUSES: [Duration; 2] = [Duration::from_millis(1); 2];
 /// How often a body may break off in all, also if it came further each time.
 const BREAKS_MAX: u32 = 20;
 /// What is read of an answer that is of no use, so that its connection can be used again.

@@ -1,4 +1,5 @@
-//! Deletion: of a file, a version, a project, the content of an index; one function each, top down.
+//! Deletion: of a file, a version, a project, the content of an index; one function each, top down. What it means on
+//! mirrors stands in `mirror_delete`.
 
 use crate::error::{Error, Result};
 use crate::names::{IndexName, ProjectName, Version};
@@ -7,6 +8,7 @@ use crate::store::record::NameSet;
 use crate::store::txn::{Read, WriteTxn};
 
 use super::index::Index;
+use super::mirror_delete;
 use super::release::{self, ReleaseLink};
 
 /// Deletes the file of a link that was taken out of `links`, and the test results that are for it.
@@ -38,6 +40,9 @@ fn file_bytes(txn: &mut WriteTxn<'_>, link: &ReleaseLink) -> Result<()> {
 /// # Errors
 /// `Kind::NotFound` if the index has no such file; `Kind::Gone` if it was deleted before.
 pub fn file(txn: &mut WriteTxn<'_>, index: &Index, path: &FilePath) -> Result<()> {
+    if index.is_mirror() {
+        return mirror_delete::file(txn, index, path);
+    }
     let record = match txn.row(path.as_str())? {
         None => return Err(Error::not_found(format!("package '{path}' doesn't exist"))),
         Some(row) if row.value.is_none() => {
@@ -76,6 +81,9 @@ pub fn version(
     project: &ProjectName,
     version: &Version,
 ) -> Result<()> {
+    if index.is_mirror() {
+        return mirror_delete::version(txn, index, project, version);
+    }
     if !txn.has(&key::Versions(&index.name, project))? {
         return Err(Error::not_found(format!(
             "project '{project}' not found on stage '{}'",
@@ -142,6 +150,9 @@ fn drop_simple_links(
 /// # Errors
 /// `Kind::NotFound` if the index does not hold it.
 pub fn project(txn: &mut WriteTxn<'_>, index: &Index, project: &ProjectName) -> Result<()> {
+    if index.is_mirror() {
+        return mirror_delete::project(txn, index, project);
+    }
     if !txn.has(&key::Versions(&index.name, project))? {
         return Err(Error::not_found("project not found"));
     }
@@ -173,6 +184,9 @@ fn drop_project(txn: &mut WriteTxn<'_>, index: &IndexName, project: &ProjectName
 /// # Errors
 /// `Kind::Internal` if the database fails.
 pub fn index_content(txn: &mut WriteTxn<'_>, index: &Index) -> Result<()> {
+    if index.is_mirror() {
+        return mirror_delete::index_content(txn, index);
+    }
     let projects = key::Projects(&index.name);
     let Some(names) = txn.get(&projects)? else { return Ok(()) };
     for name in &names.0 {

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::deadline::Deadline;
 use crate::error::{Context, Error, Kind, Result};
 use crate::http::client::{Answer, ClientBody, Timeouts};
+use crate::http::lanes::{Lane, Size};
 use crate::http::request::Headers;
 use crate::names::UserName;
 use crate::store::blobs::Staged;
 use crate::store::expected::Expected;
+use crate::store::growing::Arrivals;
 use crate::store::key::{self, FilePath};
 use crate::store::record::{Dict, Record as _};
 use crate::store::txn::Read as _;
@@ -20,17 +23,29 @@ use super::wire;
 
 /// The largest file that is taken when its record does not say its size, in bytes: a lying master must not fill the
 /// disk.
-const FILE_BYTES_MAX: u64 = 64 << 30;
+pub(super) const FILE_BYTES_MAX: u64 = 64 << 30;
 
 /// Where clients say who they are.
 const CREDENTIALS: [&str; 2] = ["authorization", "x-devpi-auth"];
 
+/// How long a stop waits for what is under way.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// Work on a lane.
+type Work = Box<dyn FnOnce() + Send>;
+
 /// Makes the METADATA that lies beside a wheel; none for other files.
 pub type Sidecar = Arc<dyn Fn(&FilePath, &Staged) -> Option<Staged> + Send + Sync>;
+
+/// Threads that bring files which clients wait for.
+const WAITED_FOR: Size = Size { threads_min: 0, threads_max: 16, queue_max: 256 };
 
 /// Brings files.
 pub struct Files {
     pub(super) link: Arc<Link>,
+    /// Those that clients wait for.
+    pub(super) arrivals: Arrivals,
+    pub(super) lane: Lane<Work>,
     writer: Arc<Writer>,
     sidecar: Sidecar,
     skip: Skip,
@@ -75,7 +90,9 @@ impl Files {
         skip: Skip,
         timeout: Duration,
     ) -> Self {
-        Self { link, writer, sidecar, skip, timeout }
+        let (arrivals, lane) =
+            (Arrivals::default(), Lane::new("through", WAITED_FOR, |work: Work| work()));
+        Self { link, arrivals, lane, writer, sidecar, skip, timeout }
     }
 
     /// The store that they are put in.
@@ -88,15 +105,24 @@ impl Files {
         &self.writer
     }
 
-    /// Asks the master for a file.
+    /// Asks the master for a file with these header fields, and waits `patience` times as long as usual for it.
     ///
     /// # Errors
     /// Those of `Client::request`.
-    pub fn ask(&self, path: &FilePath) -> Result<Answer> {
+    pub fn ask(&self, path: &FilePath, fields: &[(&str, &str)], patience: u32) -> Result<Answer> {
         let target = format!("/{}", wire::quote_path(path.as_str()));
-        let timeouts =
-            Timeouts { connect: CONNECT, response_head: self.timeout, per_read: self.timeout };
-        self.link.get(&target, &[(wire::FILE_REPLICATION, wire::YES), ("Accept", "*/*")], timeouts)
+        let timeout = self.timeout * patience;
+        let timeouts = Timeouts { connect: CONNECT, response_head: timeout, per_read: timeout };
+        let usual = [(wire::FILE_REPLICATION, wire::YES), ("Accept", "*/*")];
+        self.link.get(&target, &[&usual, fields].concat(), timeouts)
+    }
+
+    /// Ends what clients wait for, after the link was shut down.
+    pub fn stop(&self) {
+        self.lane.close();
+        if !self.lane.join(Deadline::after(STOP_WAIT)) {
+            log::warn!("a thread still waits for a file; it is left behind");
+        }
     }
 
     /// Asks the master for a file as the client does who asks here: what no record here names may be for some only,
@@ -104,13 +130,21 @@ impl Files {
     ///
     /// # Errors
     /// Those of `Client::request`.
-    pub fn ask_for(&self, client: &Headers, path: &FilePath) -> Result<Answer> {
+    pub fn ask_for(
+        &self,
+        client: &Headers,
+        path: &FilePath,
+        fields: &[(&str, &str)],
+    ) -> Result<Answer> {
         let target = format!("/{}", wire::quote_path(path.as_str()));
         let timeouts =
             Timeouts { connect: CONNECT, response_head: self.timeout, per_read: self.timeout };
         let own = [(wire::FILE_REPLICATION, wire::YES), ("Accept", "*/*")];
-        let mut headers: Vec<_> =
-            own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut headers: Vec<_> = own
+            .iter()
+            .chain(fields)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         for name in CREDENTIALS {
             headers.extend(client.get(name).map(|value| (name.to_owned(), value.to_owned())));
         }
@@ -130,7 +164,7 @@ impl Files {
             return Ok(Outcome::Gone("its index is of a type that is not replicated".to_owned()));
         }
         let started = SystemTime::now();
-        let answer = match self.ask(path) {
+        let answer = match self.ask(path, &[], 1) {
             Ok(answer) => answer,
             // The master answered others meanwhile, so this file is what it cannot do.
             Err(error) if self.link.known().answered_at.is_some_and(|at| started < at) => {
@@ -185,7 +219,14 @@ impl Files {
             }
         }
         blobs.prepare(path)?;
-        let fits = |record: &Dict| Expected::of(record) == *expected;
+        let sums = staged.sums.clone();
+        // The record may be another one by now, that of a mirror's file at least, which the master writes again when it
+        // has brought it. Bytes that nothing can be compared with stay only if the master has such.
+        let fits = |record: &Dict| {
+            let due = Expected::of(record);
+            let is_settled = due.is_known() || record.get("last_modified").is_some();
+            is_settled && due.check(&sums).is_ok()
+        };
         let is_in_place =
             self.writer.fetched(path, staged, fits).context(|| format!("storing {path}"))?;
         if !is_in_place {

@@ -7,7 +7,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::error::{Error, Kind, Result};
 use crate::http::client::{Answer, Client, ClientBody, Timeouts};
-use crate::http::request::Headers;
 use crate::serial::Serial;
 use crate::sync::{Mutex, lock};
 
@@ -208,9 +207,4 @@ pub fn excerpt(answer: Answer) -> String {
     let mut text = Vec::new();
     let _ = answer.body.take(400).read_to_end(&mut text);
     String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The length that an answer announces.
-pub fn length_of(headers: &Headers) -> Option<u64> {
-    headers.get("content-length")?.trim().parse().ok()
 }

@@ -1,37 +1,56 @@
-//! A file that a client asks for before it is here: from the master to the client and to disk at once.
-//!
-//! The last piece is held back until the digest was right and the file is in place. So a client never gets a whole
-//! file with wrong bytes; it sees its connection cut, and nothing is stored.
+//! A file that a client asks for before it is here: from the master to disk, once, and to all who want it meanwhile.
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::http::client::Answer;
-use crate::http::request::{Headers, Method};
-use crate::http::response::{Body, Response};
-use crate::store::blobs::Staging;
+use crate::http::range::{Validators, Wanted};
+use crate::http::request::Headers;
+use crate::http::response::{Body, Reply, Response};
+use crate::http::resume::{self, Ask, Opened, Steady};
 use crate::store::expected::Expected;
+use crate::store::growing::{About, Arrival, Arrivals, Growing};
 use crate::store::key::{self, FilePath};
 use crate::store::record::Dict;
 use crate::store::txn::Read as _;
 
-use super::files::{Files, not_sent};
-use super::link;
+use super::files::{FILE_BYTES_MAX, Files, not_sent};
 
-/// How much of a file is held back, and handed on at once.
-const PIECE_BYTES: usize = 64 << 10;
+/// The longest wait until it is known how a file is to be answered with.
+const OUTLOOK_WAIT: Duration = Duration::from_secs(60);
+/// How much longer than for its own files the master is waited for where it has to ask elsewhere itself.
+const MIRROR_PATIENCE: u32 = 4;
 
 /// Header fields of the master's answer that are true of the file here.
 const PASSED: [&str; 5] =
     ["content-type", "last-modified", "etag", "cache-control", "x-content-type-options"];
 
+/// A file that a client wants and that is not here.
+pub struct Wish {
+    /// Which one.
+    pub path: FilePath,
+    /// Its record.
+    pub record: Dict,
+    /// Which part of it.
+    pub wanted: Wanted,
+    /// Its media type, where nobody else says one.
+    pub content_type: &'static str,
+    /// Asks for it elsewhere if the master is away.
+    pub elsewhere: Option<Ask>,
+    /// Answers with it if it came in this moment.
+    pub again: Box<dyn FnOnce() -> Reply + Send>,
+}
+
 /// What is to become of the bytes.
+#[derive(Clone)]
 enum Place {
     /// They are the file of a record, and stay.
-    Record(FilePath),
+    Record,
     /// They are the METADATA beside a wheel, and stay.
-    Sidecar(FilePath),
+    Sidecar,
     /// No record here names them yet; the queue will bring them.
     Nowhere,
 }
@@ -41,54 +60,64 @@ enum Place {
 /// # Errors
 /// `Kind::BadGateway` if the master cannot be reached or sends something else; `Kind::NotFound` and `Kind::Gone` as
 /// it says.
-pub fn file(
-    files: &Arc<Files>,
-    method: Method,
-    path: &FilePath,
-    record: &Dict,
-) -> Result<Response> {
-    let expected = Expected::of(record);
-    if method == Method::Head && expected.size_bytes.is_some() {
-        return Ok(Response::new(200)
-            .with_header("Content-Type", "application/octet-stream")
-            .with_body(nothing_of(expected.size_bytes)));
+pub fn file(files: &Arc<Files>, wish: Wish) -> Result<Reply> {
+    let expected = Expected::of(&wish.record);
+    if let Some(size) = expected.size_bytes.filter(|_| wish.wanted.is_head) {
+        let body = Body::Stream { reader: Box::new(io::empty()), length: Some(size) };
+        let head = Response::new(200).with_header("Content-Type", wish.content_type);
+        return Ok(Reply::Now(head.with_body(body)));
     }
-    let answer = ask(files, path)?;
-    if answer.status != 200 {
-        return Err(not_sent(answer));
+    let is_mirrored = wish.record.text("url").is_some();
+    let errand = Errand {
+        path: wish.path.clone(),
+        expected,
+        place: Place::Record,
+        client: None,
+        patience: if is_mirrored { MIRROR_PATIENCE } else { 1 },
+        elsewhere: wish.elsewhere,
+    };
+    let is_here = || files.store().blobs().size(&wish.path).is_some();
+    match join(files, &files.arrivals, errand, is_here) {
+        None => Ok((wish.again)()),
+        Some(growing) => follow(&growing, &wish.wanted, wish.content_type).map(Reply::Now),
     }
-    stream(files, path, expected, Place::Record(path.clone()), answer)
 }
 
-/// Asks the master, as the client, for a file that no record here names. `error` is what the client gets if the master has it no
-/// more than this node.
+/// A file that no record here names, or METADATA.
+pub struct Unknown {
+    /// Which one.
+    pub path: FilePath,
+    /// The header fields of the client, who may be one of some for whom the file is.
+    pub client: Headers,
+    /// Which part of it.
+    pub wanted: Wanted,
+    /// Asks for it elsewhere if the master is away.
+    pub elsewhere: Option<Ask>,
+    /// What the client gets if the master has it no more than this node.
+    pub error: Error,
+}
+
+/// Asks the master for a file that no record here names, as the client, since the master knows for whom it is; or for
+/// the METADATA of a wheel that is known here.
 ///
 /// # Errors
-/// `error`; `Kind::BadGateway` if the master cannot be reached or sends something else.
-pub fn unknown(
-    files: &Arc<Files>,
-    client: &Headers,
-    path: &FilePath,
-    error: Error,
-) -> Result<Response> {
-    let (expected, place) = match metadata_of(files, path)? {
-        Some(expected) => (expected, Place::Sidecar(path.clone())),
-        None => (Expected::of_path(path.as_str()), Place::Nowhere),
+/// `Unknown::error`; `Kind::BadGateway` if the master cannot be reached or sends something else.
+pub fn unknown(files: &Arc<Files>, wish: Unknown) -> Result<Response> {
+    let Unknown { path, client, wanted, elsewhere, error } = wish;
+    let patience = if elsewhere.is_some() { MIRROR_PATIENCE } else { 1 };
+    let (expected, place, client) = match metadata_of(files, &path)? {
+        Some(expected) => (expected, Place::Sidecar, None),
+        None => (Expected::of_path(path.as_str()), Place::Nowhere, Some(client)),
     };
-    let answer =
-        files.ask_for(client, path).map_err(|error| files.link.away(path.as_str(), &error))?;
-    match answer.status {
-        200 => stream(files, path, expected, place, answer),
-        404 | 410 if error.kind == Kind::NotFound => {
-            let says = not_sent(answer);
-            Err(if says.kind == Kind::Gone { says } else { error })
-        }
-        _ => Err(not_sent(answer)),
-    }
-}
-
-fn ask(files: &Files, path: &FilePath) -> Result<Answer> {
-    files.ask(path).map_err(|error| files.link.away(path.as_str(), &error))
+    // What is for this client may not be for the next.
+    let alone = Arrivals::default();
+    let arrivals = if client.is_some() { &alone } else { &files.arrivals };
+    let errand = Errand { path, expected, place, client, patience, elsewhere };
+    let growing = join(files, arrivals, errand, || false).expect("it was said not to be here");
+    follow(&growing, &wanted, "application/octet-stream").map_err(|says| match says.kind {
+        Kind::NotFound if error.kind == Kind::NotFound => error,
+        _ => says,
+    })
 }
 
 /// What a wheel's record says of the METADATA at this path, if that is what lies there.
@@ -101,113 +130,116 @@ fn metadata_of(files: &Files, path: &FilePath) -> Result<Option<Expected>> {
     Ok(sha256.map(|hex| Expected::of_sha256(&hex)))
 }
 
-fn stream(
-    files: &Arc<Files>,
-    path: &FilePath,
+/// A file to bring.
+struct Errand {
+    path: FilePath,
     expected: Expected,
     place: Place,
-    answer: Answer,
-) -> Result<Response> {
-    let length = link::length_of(&answer.headers);
-    if let (Some(length), Some(due)) = (length, expected.size_bytes)
+    /// Who is to be asked for; this node if none.
+    client: Option<Headers>,
+    patience: u32,
+    elsewhere: Option<Ask>,
+}
+
+/// The file on its way, or none if it is here.
+fn join(
+    files: &Arc<Files>,
+    arrivals: &Arrivals,
+    errand: Errand,
+    is_here: impl FnOnce() -> bool,
+) -> Option<Arc<Growing>> {
+    let (path, named) = (errand.path.clone(), errand.path.clone());
+    arrivals.join(&path, is_here, |mut arrival| {
+        let bringing = files.clone();
+        let work = move || match bring(&bringing, &mut arrival, errand) {
+            Ok(()) => arrival.done(),
+            Err(error) => {
+                log::info!("{named} is not passed on: {error:?}");
+                arrival.fail(&error);
+            }
+        };
+        // Work that finds no room is dropped, which ends the arrival.
+        drop(files.lane.submit(Box::new(work)));
+    })
+}
+
+fn bring(files: &Arc<Files>, arrival: &mut Arrival, errand: Errand) -> Result<()> {
+    let Errand { path, expected, place, client, patience, elsewhere } = errand;
+    let ask = either(files, &path, client, patience, elsewhere);
+    let mut source = match resume::open(ask, expected.is_known())? {
+        Opened::Body(body) => body,
+        Opened::Refused(answer) => return Err(not_sent(answer)),
+    };
+    let about = about(&source);
+    if let (Some(length), Some(due)) = (about.length, expected.size_bytes)
         && length != due
     {
-        let message = format!("the master sends {length} bytes for {path} where {due} are due");
+        let message = format!("{length} bytes are sent for {path} where {due} are due");
         return Err(Error::new(Kind::BadGateway, message));
     }
-    let mut response = Response::new(200);
-    for (name, value) in &answer.headers.0 {
-        if PASSED.contains(&name.to_lowercase().as_str()) {
-            response.headers.push((name.clone().into(), value.clone().into()));
-        }
-    }
     let staging = files.store().blobs().begin(expected.hasher())?;
-    let length = length.or(expected.size_bytes);
-    let reader = Through {
-        source: answer.body,
-        files: files.clone(),
-        path: path.clone(),
-        checked: Some(Checked { expected, place, staging }),
-        ready: Vec::new(),
-        at: 0,
-        held: Vec::new(),
+    let bytes_max = expected.size_bytes.unwrap_or(FILE_BYTES_MAX);
+    let staged = arrival.take(staging, about, &mut source, bytes_max)?;
+    expected.check(&staged.sums)?;
+    match place {
+        Place::Record => files.place(&path, &expected, staged),
+        Place::Sidecar => files.store().blobs().place(staged, &path),
+        Place::Nowhere => Ok(()),
+    }
+}
+
+/// Asks the master; if it is away or in trouble, elsewhere where that is possible.
+fn either(
+    files: &Arc<Files>,
+    path: &FilePath,
+    client: Option<Headers>,
+    patience: u32,
+    elsewhere: Option<Ask>,
+) -> Ask {
+    let (files, path) = (files.clone(), path.clone());
+    Box::new(move |fields| {
+        let result = match &client {
+            Some(client) => files.ask_for(client, &path, fields),
+            None => files.ask(&path, fields, patience),
+        };
+        let result = result.map_err(|error| files.link.away(path.as_str(), &error));
+        let is_settled = |answer: &Answer| answer.status < 500 && answer.status != 302;
+        match (&result, &elsewhere) {
+            (Ok(answer), _) if is_settled(answer) => result,
+            (_, Some(elsewhere)) => match elsewhere(fields) {
+                Ok(answer) if matches!(answer.status, 200 | 206) => Ok(answer),
+                _ => result,
+            },
+            (_, None) => result,
+        }
+    })
+}
+
+fn about(source: &Steady) -> About {
+    let passed = |(name, _): &&(String, String)| PASSED.contains(&name.to_lowercase().as_str());
+    let fields = source.headers.0.iter().filter(passed).cloned().collect();
+    About { length: source.length(), fields }
+}
+
+/// Answers with a file that comes.
+fn follow(growing: &Arc<Growing>, wanted: &Wanted, content_type: &'static str) -> Result<Response> {
+    let about = growing.outlook(Deadline::after(OUTLOOK_WAIT))?;
+    let mut response = Response::new(200);
+    for (name, value) in &about.fields {
+        response.headers.push((name.clone().into(), value.clone().into()));
+    }
+    if about.field("content-type").is_none() {
+        response = response.with_header("Content-Type", content_type);
+    }
+    let Some(length) = about.length else {
+        let reader = Box::new(growing.reader(0, None));
+        return Ok(response.with_body(Body::Stream { reader, length: None }));
     };
-    Ok(response.with_body(Body::Stream { reader: Box::new(reader), length }))
-}
-
-/// A body of this length for an answer without one.
-fn nothing_of(length: Option<u64>) -> Body {
-    Body::Stream { reader: Box::new(io::empty()), length }
-}
-
-/// What waits for the end of a file.
-struct Checked {
-    expected: Expected,
-    place: Place,
-    staging: Staging,
-}
-
-/// The body of the answer: each piece is written to disk, and handed on when the next one is there.
-struct Through {
-    source: Box<dyn Read + Send>,
-    files: Arc<Files>,
-    path: FilePath,
-    /// None once the end was reached, or something failed.
-    checked: Option<Checked>,
-    ready: Vec<u8>,
-    at: usize,
-    held: Vec<u8>,
-}
-
-impl Through {
-    fn advance(&mut self) -> Result<()> {
-        let Some(mut checked) = self.checked.take() else { return Ok(()) };
-        let mut piece = Vec::new();
-        let limit = PIECE_BYTES as u64;
-        self.source
-            .by_ref()
-            .take(limit)
-            .read_to_end(&mut piece)
-            .map_err(|e| Error::new(Kind::BadGateway, "the master stopped sending").caused_by(e))?;
-        self.ready = std::mem::take(&mut self.held);
-        self.at = 0;
-        if piece.is_empty() {
-            return self.finish(checked);
-        }
-        checked.staging.write(&piece)?;
-        self.held = piece;
-        self.checked = Some(checked);
-        Ok(())
-    }
-
-    fn finish(&mut self, checked: Checked) -> Result<()> {
-        let Checked { expected, place, staging } = checked;
-        let staged = staging.finish()?;
-        expected.check(&staged.sums)?;
-        match place {
-            Place::Record(path) => self.files.place(&path, &expected, staged),
-            Place::Sidecar(path) => self.files.store().blobs().place(staged, &path),
-            Place::Nowhere => Ok(()),
-        }
-    }
-}
-
-impl Read for Through {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.ready.len() {
-            if self.checked.is_none() {
-                return Ok(0);
-            }
-            if let Err(error) = self.advance() {
-                self.ready.clear();
-                self.at = 0;
-                log::warn!("{} is cut off on its way to a client: {error}", self.path);
-                return Err(io::Error::other(error));
-            }
-        }
-        let n = buf.len().min(self.ready.len() - self.at);
-        buf[..n].copy_from_slice(&self.ready[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
-    }
+    let modified =
+        about.field("last-modified").and_then(|date| httpdate::parse_http_date(date).ok());
+    let validators = Validators { etag: about.field("etag"), modified };
+    wanted.answer(response, validators, length, |offset, length| {
+        let reader = Box::new(growing.reader(offset, Some(length)));
+        Ok(Body::Stream { reader, length: Some(length) })
+    })
 }

@@ -343,7 +343,7 @@ mod tests {
     }
 
     fn bytes() -> Vec<u8> {
-        (0..LENGTH).map(|n| (n * 31 >> 7) as u8).collect()
+        (0..LENGTH).map(|n| ((n * 31) >> 7) as u8).collect()
     }
 
     fn soon() -> Deadline {

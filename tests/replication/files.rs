@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use twinpi::error::Error;
-use twinpi::http::request::Method;
-use twinpi::http::response::Body;
-use twinpi::replication::wire;
+use twinpi::http::client::Answer;
+use twinpi::http::range::Wanted;
+use twinpi::http::request::{Headers, Method, Request};
+use twinpi::http::response::{Body, Reply, Response};
+use twinpi::http::resume::Ask;
+use twinpi::replication::{Wish, wire};
 use twinpi::store::key::FilePath;
 use twinpi::store::record::{Dict, Record as _};
 use twinpi::store::txn::Read as _;
@@ -19,6 +22,33 @@ use super::rig::{
 
 fn big(seed: u8) -> Vec<u8> {
     (0..300_000_u32).map(|n| (n.wrapping_mul(31) >> 3) as u8 ^ seed).collect()
+}
+
+/// Asks for a file whose record is here and whose bytes are not.
+fn stream(replica: &ReplicaNode, asked: &Request, path: &FilePath) -> Response {
+    stream_or(replica, asked, path, None)
+}
+
+fn stream_or(
+    replica: &ReplicaNode,
+    asked: &Request,
+    path: &FilePath,
+    elsewhere: Option<Ask>,
+) -> Response {
+    let here = || Reply::Now(Response::text(299, "it is here"));
+    let wish = Wish {
+        path: path.clone(),
+        record: record(replica, path),
+        wanted: Wanted::of(asked),
+        content_type: "application/zip",
+        elsewhere,
+        again: Box::new(here),
+    };
+    replica.run(replica.replica.stream_file(wish))
+}
+
+fn get(fields: &[(&str, &str)]) -> Request {
+    request(Method::Get, "/", fields, b"")
 }
 
 fn record(replica: &ReplicaNode, path: &FilePath) -> Dict {
@@ -209,13 +239,7 @@ fn a_file_that_is_asked_for_early_is_streamed_and_kept() {
     {
         let path = master.home.upload(&format!("f-{n}.zip"), &bytes);
         let replica = without_files(&master);
-        let target = format!("/{path}");
-        let reply = replica.replica.stream_file(
-            &request(Method::Get, &target, &[], b""),
-            &path,
-            record(&replica, &path),
-        );
-        let response = replica.run(reply);
+        let response = stream(&replica, &get(&[]), &path);
         assert_eq!(response.status, 200);
         assert_eq!(response.header("content-type"), Some("application/octet-stream"));
         assert!(response.header("x-private").is_none());
@@ -236,41 +260,105 @@ fn a_streamed_file_with_wrong_bytes_is_cut_and_not_kept() {
     let master = MasterNode::start();
     let path = master.home.upload("x-1.zip", &big(4));
     let replica = without_files(&master);
-    for fault in [Fault::Lie, Fault::CutAfter(200_000), Fault::EndAfter(299_999)] {
-        master.server.spoil("x-1.zip", fault);
-        let reply = replica.replica.stream_file(
-            &request(Method::Get, "/", &[], b""),
-            &path,
-            record(&replica, &path),
-        );
-        let Body::Stream { mut reader, .. } = replica.run(reply).body else { panic!("no stream") };
-        let mut got = Vec::new();
-        let end = std::io::Read::read_to_end(&mut reader, &mut got);
-        assert!(end.is_err() && got.len() < 300_000, "{fault:?}: {} bytes", got.len());
-        assert!(replica.home.bytes(&path).is_none());
-        assert!(replica.home.store.is_wanted(&path).expect("readable"), "the queue brings it");
-    }
+    master.server.spoil("x-1.zip", Fault::Lie);
+    let Body::Stream { mut reader, .. } = stream(&replica, &get(&[]), &path).body else {
+        panic!("no stream")
+    };
+    let mut got = Vec::new();
+    let end = std::io::Read::read_to_end(&mut reader, &mut got);
+    assert!(end.is_err() && got.len() < 300_000, "{} bytes", got.len());
+    drop(reader);
+    master.server.spoil("x-1.zip", Fault::EndAfter(299_999));
+    assert_eq!(stream(&replica, &get(&[]), &path).status, 502, "known before the first byte");
+    assert!(replica.home.bytes(&path).is_none());
+    assert!(replica.home.store.is_wanted(&path).expect("readable"), "the queue brings it");
     let staging = replica.home.dir.path().join(".staging");
-    assert_eq!(std::fs::read_dir(staging).expect("a folder").count(), 0, "nothing is left behind");
+    eventually(
+        || (std::fs::read_dir(&staging).expect("a folder").count() == 0).then_some(()),
+        "nothing is left behind",
+    );
 }
 
 #[test]
-fn clients_at_the_same_time_all_get_the_file() {
+fn a_file_that_breaks_off_on_its_way_is_mended() {
+    let master = MasterNode::start();
+    let path = master.home.upload("x-1.zip", &big(4));
+    let replica = without_files(&master);
+    master.server.spoil("x-1.zip", Fault::CutAfter(200_000));
+    let response = stream(&replica, &get(&[]), &path);
+    assert!(body_of(response).expect("whole") == big(4));
+    assert!(replica.home.bytes(&path) == Some(big(4)));
+}
+
+#[test]
+fn a_part_of_a_file_that_is_not_here_is_a_part() {
+    let master = MasterNode::start();
+    let path = master.home.upload("x-1.zip", &big(4));
+    let replica = without_files(&master);
+    let part = stream(&replica, &get(&[("Range", "bytes=-10")]), &path);
+    assert_eq!(
+        (part.status, part.header("content-range")),
+        (206, Some("bytes 299990-299999/300000"))
+    );
+    assert!(body_of(part).expect("whole") == big(4)[299_990..]);
+    assert!(replica.home.bytes(&path) == Some(big(4)), "all of it came");
+}
+
+#[test]
+fn clients_at_the_same_time_all_get_the_file_which_comes_once() {
     let master = MasterNode::start();
     let path = master.home.upload("x-1.zip", &big(5));
-    let replica = ReplicaNode::start(&master.url());
+    let (_inner, handler) = serve_master(&master.home, MASTER);
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = count.clone();
+    let counting = move |asked: Request| {
+        if asked.target.ends_with("x-1.zip") {
+            seen.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        handler(asked)
+    };
+    let server = Mini::start(master.home.store.clock().clone(), Arc::new(counting));
+    let replica = ReplicaNode::with(Home::new(), &server.url(), |o| o.fetchers = 0);
     replica.reaches(serial(0));
-    let record = record(&replica, &path);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let asked = request(Method::Get, "/", &[], b"");
-                let reply = replica.replica.stream_file(&asked, &path, record.clone());
-                assert!(body_of(replica.run(reply)).expect("whole") == big(5));
+                let response = stream(&replica, &get(&[]), &path);
+                let (status, body) = (response.status, body_of(response).expect("whole"));
+                assert!(status == 299 || body == big(5));
             });
         }
     });
-    assert!(replica.has_file(&path) == big(5));
+    assert!(replica.home.bytes(&path) == Some(big(5)));
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn where_the_master_is_away_a_file_comes_from_elsewhere() {
+    let master = MasterNode::start();
+    let path = master.home.upload("x-1.zip", &big(6));
+    let lie = master.home.upload("lie-1.zip", b"right");
+    let replica = without_files(&master);
+    master.server.stop();
+    let elsewhere = |bytes: Vec<u8>| -> Ask {
+        Box::new(move |_| {
+            Ok(Answer {
+                status: 200,
+                reason: None,
+                url: String::new(),
+                headers: Headers::default(),
+                body: Box::new(std::io::Cursor::new(bytes.clone())),
+            })
+        })
+    };
+    let response = stream_or(&replica, &get(&[]), &path, Some(elsewhere(big(6))));
+    assert_eq!(response.header("content-type"), Some("application/zip"));
+    assert!(body_of(response).expect("whole") == big(6));
+    assert!(replica.home.bytes(&path) == Some(big(6)));
+    let wrong = stream_or(&replica, &get(&[]), &lie, Some(elsewhere(b"wrong".to_vec())));
+    assert_eq!(wrong.status, 502);
+    assert!(replica.home.bytes(&lie).is_none());
 }
 
 #[test]
@@ -279,12 +367,7 @@ fn head_of_a_file_that_is_not_here_asks_nobody() {
     let path = master.home.upload("x-1.zip", b"bytes");
     let replica = without_files(&master);
     master.server.stop();
-    let reply = replica.replica.stream_file(
-        &request(Method::Head, "/", &[], b""),
-        &path,
-        record(&replica, &path),
-    );
-    let response = replica.run(reply);
+    let response = stream(&replica, &request(Method::Head, "/", &[], b""), &path);
     assert!(
         response.status == 200 && matches!(response.body, Body::Stream { length: Some(5), .. })
     );
@@ -295,19 +378,12 @@ fn a_file_that_the_master_cannot_give_is_a_clear_answer() {
     let master = MasterNode::start();
     let path = master.home.upload("x-1.zip", b"bytes");
     let replica = without_files(&master);
-    let ask = || {
-        replica.replica.stream_file(
-            &request(Method::Get, "/", &[], b""),
-            &path,
-            record(&replica, &path),
-        )
-    };
     master.home.store.blobs().remove(&path).expect("removed");
-    let lost = replica.run(ask());
+    let lost = stream(&replica, &get(&[]), &path);
     assert_eq!(lost.status, 404);
     let url = master.url();
     master.server.stop();
-    let away = replica.run(ask());
+    let away = stream(&replica, &get(&[]), &path);
     assert_eq!(away.status, 502);
     let text = text_of(away);
     assert!(text.contains(&url) && text.contains("last contact"), "{text}");
@@ -321,8 +397,8 @@ fn not_found_is_said_only_when_the_master_says_it() {
     let path = master.home.upload("new-1.zip", b"new");
     // As if the log had not come yet: the file is on the master and no record of it is here.
     let unknown = |path: &FilePath| {
-        let asked = request(Method::Get, "/", &[], b"");
-        replica.run(replica.replica.ask_master(&asked, path, Error::not_found("no such file here")))
+        let error = Error::not_found("no such file here");
+        replica.run(replica.replica.ask_master(&get(&[]), path, None, error))
     };
     assert_eq!(text_of(unknown(&path)), "new");
     assert!(replica.home.bytes(&path).is_none(), "no record here names it yet");
@@ -333,7 +409,7 @@ fn not_found_is_said_only_when_the_master_says_it() {
     assert_eq!(unknown(&path).status, 410);
     let lied = master.home.upload("lie-1.zip", b"lie");
     master.server.spoil("lie-1.zip", Fault::Lie);
-    assert!(body_of(unknown(&lied)).is_err(), "the path has the digest");
+    assert_eq!(unknown(&lied).status, 502, "the path has the digest");
     master.server.stop();
     assert_eq!(unknown(&nowhere).status, 502);
 }
