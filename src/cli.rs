@@ -3,6 +3,7 @@
 pub mod args;
 pub mod argv;
 pub mod password;
+pub mod token;
 pub mod upstream;
 
 use std::collections::BTreeMap;
@@ -92,6 +93,12 @@ fn try_run(argv: impl IntoIterator<Item = OsString>) -> std::result::Result<(), 
         Some(Called::NotYet(what)) => {
             Err(Refused::Fatal(format!("{what} is not supported yet")).into())
         }
+        Some(Called::Token) => {
+            let shown = format!("{name} token");
+            let token = token::Token::from_args(&[&shown], &token::split(rest)).map_err(early)?;
+            start_log(false);
+            Ok(token::run(token)?)
+        }
         Some(Called::Program(program)) => {
             let shown = if argv::by_file_name(name).is_some() {
                 name.to_owned()
@@ -138,6 +145,7 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         Command::Serve(serve) => (serve.given(), None),
         Command::Init(init) => (init.given(), None),
         Command::GenSecret(gen_secret) => (gen_secret.given(), None),
+        Command::Token(token) => return Ok(token::run(token)?),
         Command::Passwd(passwd) => {
             let user = passwd.user.clone();
             (passwd.given(), user)

@@ -270,4 +270,6 @@ pub enum Command {
     GenSecret(GenSecret),
     /// Set a password.
     Passwd(Passwd),
+    /// Make, list and revoke access tokens.
+    Token(super::token::Token),
 }

@@ -10,6 +10,8 @@ use crate::config::settings::Given;
 pub enum Called {
     /// A program that this version has.
     Program(Program),
+    /// The one that asks a running node, and has nothing to do with a folder or its options.
+    Token,
     /// One that it does not have yet, by its name.
     NotYet(&'static str),
 }
@@ -20,6 +22,7 @@ const PROGRAMS: &[(&str, &str, Called)] = &[
     ("init", "devpi-init", Called::Program(Program::Init)),
     ("gen-secret", "devpi-gen-secret", Called::Program(Program::GenSecret)),
     ("passwd", "devpi-passwd", Called::Program(Program::Passwd)),
+    ("token", "", Called::Token),
     ("export", "devpi-export", Called::NotYet("export")),
     ("import", "devpi-import", Called::NotYet("import")),
     ("fsck", "devpi-fsck", Called::NotYet("fsck")),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
 
 import pytest
 from conftest import PASSWORD, make_index
 
-from nodes import Client, wheel
+from nodes import Client, clean_env, wheel
 
 ANY_USER = "__token__"
 
@@ -221,6 +223,40 @@ def test_tokens_are_listed_without_secrets_and_to_nobody_else(index, node):
         assert client.ask("DELETE", f"{path}/{token['id']}").status == 403
         client.login("root", "")
         client.expect(200, "DELETE", f"{path}/{token['id']}")
+
+
+def test_the_command_makes_lists_and_revokes(index, node, binary):
+    fill(index)
+    env = clean_env(TWINPI_URL=node.url, TWINPI_USER=index.user, TWINPI_PASSWORD=PASSWORD)
+
+    def token(*line, check=True, **more):
+        return subprocess.run(
+            [binary, "token", *line], env={**env, **more}, check=check, capture_output=True, text=True, input=f"{PASSWORD}\n"
+        )
+
+    made = token("create", "--permission=read", "--index", index.name, "--expires", "1h", "--note", "of a test")
+    text = made.stdout.strip()
+    assert text.startswith("twp_") and "\n" not in text and text not in made.stderr
+    settle(index.pair)
+    page = f"/{index.name}/+simple/hidden/"
+    with holder(node, {"token": text}) as client:
+        client.expect(200, "GET", page)
+        listed = token("list").stdout
+        assert "read on" in listed and "of a test" in listed and text not in listed
+        token("revoke", listed.split()[0])
+        client.expect(401, "GET", page)
+    assert token("list").stdout == ""
+    made = json.loads(token("create", "--permission=upload", "--index=*", "--json", TWINPI_USER="root", TWINPI_PASSWORD="").stdout)
+    assert (made["user"], made["permissions"], made["projects"]) == ("root", ["upload"], ["*"])
+    line = ["create", "--owner", index.user, "--permission=upload", "--index=*", "--project=a", "--project=b,C", "--json"]
+    made = json.loads(token(*line, TWINPI_USER="root", TWINPI_PASSWORD="").stdout)
+    assert (made["user"], made["projects"]) == (index.user, ["a", "b", "c"])
+    wrong = token("create", "--permission=upload", "--index=nobody/nothing", check=False)
+    assert wrong.returncode == 1 and "there is no index" in wrong.stderr and not wrong.stdout
+    assert "401" in token("list", check=False, TWINPI_PASSWORD="wrong").stderr
+    assert token("--help").returncode == 0 and "__token__" in token("--help").stdout
+    del env["TWINPI_PASSWORD"]
+    assert made["id"] in token("list").stdout
 
 
 def test_wishes_that_make_no_sense_are_refused(index, node):
