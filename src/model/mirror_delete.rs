@@ -259,7 +259,7 @@ mod tests {
             let now = self.store.clock().now().expect("committed");
             let entries = self.store.entries(now, now, usize::MAX).expect("reads");
             let entry = RawEntry::parse(&entries[0].1).expect("well formed");
-            let name = |change: store::codec::RawChange<'_>| match change.value {
+            let name = |change: &store::codec::RawChange<'_>| match change.value {
                 Some(_) => change.keyname.to_owned(),
                 None => format!("-{}", change.keyname),
             };
