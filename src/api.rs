@@ -10,6 +10,7 @@ pub mod indexes;
 pub mod login;
 pub mod mirrored;
 pub mod projects;
+pub mod push;
 pub mod route;
 pub mod simple;
 pub mod status;
@@ -36,6 +37,7 @@ use crate::replication::{Master, Replica, wire};
 use crate::secret::LoginTokens;
 use crate::serial::Serial;
 use crate::store::{Store, Writer};
+use crate::transfer::Transfer;
 
 use cache::{FileCache, PageCache};
 use route::{Access, FileVerb, Route, Verb};
@@ -66,6 +68,8 @@ pub struct App {
     pub node: Node,
     /// What other servers have.
     pub mirrors: Arc<Mirrors>,
+    /// Uploads to other servers.
+    pub transfer: Transfer,
     /// This node's uuid.
     pub uuid: String,
     /// Checks passwords.
@@ -229,7 +233,10 @@ fn run(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
             Verb::Modify => indexes::modify(app, request, &index),
             Verb::Delete => indexes::delete(app, &request, &index),
         }),
-        Route::Submit(index) => now(upload::submit(app, request, &index)),
+        Route::Submit(index) => match push::is_meant(&mut request)? {
+            true => push::push(app, request, &index),
+            false => now(upload::submit(app, request, &index)),
+        },
         Route::SimpleList(index) => now(simple::list(app, &request, &index)),
         Route::Simple(index, project) => simple::project(app, request, &index, &project),
         Route::Refresh(index, project) => simple::refresh(app, request, &index, &project),

@@ -13,6 +13,10 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
+    /// Reads sixty-four hex digits; `None` if it is anything else.
+    pub fn parse(hex: &str) -> Option<Self> {
+        unhex(hex)?.try_into().ok().map(Self)
+    }
     /// Sixty-four lower-case hex digits.
     pub fn hex(&self) -> String {
         hex(&self.0)
@@ -64,6 +68,10 @@ pub struct Sums {
 }
 
 impl Sums {
+    /// Of bytes whose length and SHA-256 are known already.
+    pub fn known(size_bytes: u64, sha256: Digest) -> Self {
+        Self { size_bytes, sha256, md5: None, blake2_256: None, others: Vec::new() }
+    }
     /// The digest of a kind in hex; `None` if it was not asked for or is not known here.
     pub fn hex_of(&self, kind: &str) -> Option<String> {
         match kind {

@@ -20,3 +20,4 @@ pub mod server;
 pub mod stop;
 pub mod store;
 pub mod sync;
+pub mod transfer;

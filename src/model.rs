@@ -11,6 +11,7 @@ pub mod links;
 pub mod metadata;
 pub mod mirror_delete;
 pub mod mirrored;
+pub mod push;
 pub mod release;
 #[cfg(test)]
 mod scenes;

@@ -28,6 +28,7 @@ use crate::secret::{Argon2Cost, DevpiKeys, LoginTokens, ReplicaUuid, Secret};
 use crate::store::blobs::Staged;
 use crate::store::key::FilePath;
 use crate::store::{self, Store, Writer};
+use crate::transfer::Transfer;
 
 /// Held while a process works in the folder.
 const LOCK: &str = ".lock";
@@ -85,6 +86,7 @@ fn app(
     };
     Ok(App {
         mirrors: Mirrors::new(config, store.clone(), source)?,
+        transfer: Transfer::new(config)?,
         store: store.clone(),
         node,
         uuid: info.uuid.clone(),
@@ -264,6 +266,7 @@ fn stop(app: &Arc<App>, server: &Server) {
     server.stop();
     app.store.clock().stop();
     app.mirrors.stop();
+    app.transfer.shutdown();
     if let Node::Replica(replica) = &app.node {
         replica.stop();
     }

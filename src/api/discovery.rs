@@ -12,7 +12,7 @@ use crate::model::index;
 use super::route::{Route, Scope};
 use super::{App, access, ask, auth};
 
-/// What clients may ask for beyond the basics. Push itself is not there yet and says so; its options are devpi 6.20's.
+/// What clients may ask for beyond the basics.
 const FEATURES: [&str; 4] =
     ["push-no-docs", "push-only-docs", "push-register-project", "server-keyvalue-parsing"];
 

@@ -60,7 +60,10 @@ fn find(app: &App, path: &FilePath) -> Result<Known> {
 }
 
 /// Nothing of a project in quarantine is handed out, also if it is here (PEP 792).
-fn refuse_quarantined(txn: &impl Read, index: &Index, project: &ProjectName) -> Result<()> {
+///
+/// # Errors
+/// `Kind::Forbidden` with the reason that the upstream gives.
+pub fn refuse_quarantined(txn: &impl Read, index: &Index, project: &ProjectName) -> Result<()> {
     let page = txn.get(&SimpleLinks(&index.name, project))?.unwrap_or_default();
     if page.rest.text("project_status") != Some(QUARANTINED) {
         return Ok(());

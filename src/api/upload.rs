@@ -104,10 +104,7 @@ fn perform(app: &App, request: &mut Request, index: &Index, who: &Identity) -> R
         }
         Some("file_upload") => store_file(app, form, index, who),
         Some("doc_upload") => store_doc(app, form, index, who),
-        None | Some("") => Err(match request.headers.get("content-type") {
-            Some(kind) if kind.contains("json") => super::unsupported("push"),
-            _ => Error::invalid("Bad request: could not decode json"),
-        }),
+        None | Some("") => Err(Error::invalid("Bad request: could not decode json")),
         Some(other) => Err(Error::invalid(format!("action '{other}' not supported"))),
     }
 }

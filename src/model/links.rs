@@ -132,7 +132,10 @@ fn of_stage(txn: &impl Read, index: &Index, project: &ProjectName) -> Result<Hel
             Some(sha256) => Metadata::Hashed(sha256.to_owned()),
             None => Metadata::None,
         };
-        let upload_time = record.text("last_modified").and_then(time::upload_time);
+        // A file that was pushed from a mirror keeps the time of its upload there.
+        let upload_time = record.text("upload_time").map(str::to_owned);
+        let upload_time =
+            upload_time.or_else(|| record.text("last_modified").and_then(time::upload_time));
         files.push(describe(index, link, &record, upload_time, metadata));
     }
     Ok(Held { files, versions, status: None, serial: None })

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::digest::{Hasher, Sums};
+use crate::digest::{Digest, Hasher, Sums};
 use crate::error::{Context, Error, Kind, Result};
 
 use super::key::FilePath;
@@ -37,6 +37,8 @@ pub struct Staged {
     file: NamedTempFile,
     /// What the bytes came to.
     pub sums: Sums,
+    /// Whether it is a second name of a file that is in place.
+    is_link: bool,
 }
 
 impl Staged {
@@ -79,7 +81,7 @@ impl Staging {
     /// `Kind::Internal` if the disk refuses.
     pub fn finish(self) -> Result<Staged> {
         self.file.as_file().sync_data().context(|| "syncing a file")?;
-        Ok(Staged { file: self.file, sums: self.hasher.finish() })
+        Ok(Staged { file: self.file, sums: self.hasher.finish(), is_link: false })
     }
 }
 
@@ -155,8 +157,36 @@ impl Blobs {
         let place = self.place_of(path);
         let folder = place.parent().expect("a file's path has several parts");
         make_folders(folder)?;
+        let link = staged.is_link.then(|| staged.file.path().to_owned());
         let put = staged.file.persist(&place).map_err(|e| e.error);
-        put.and_then(|_| sync_folder(folder)).context(|| format!("putting {path} in place"))
+        put.and_then(|_| sync_folder(folder)).context(|| format!("putting {path} in place"))?;
+        // Where both names are of one file already, renaming does nothing and leaves both.
+        match link.map(fs::remove_file) {
+            Some(Err(e)) if !is_absent(&e) => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A file's bytes staged once more, to stand under another path too: by a second name where the file system allows
+    /// it, else copied. Files never change in place, so they may share bytes. `None` if the file is not here.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses or the bytes are not those of the digest.
+    pub fn share(&self, path: &FilePath, sha256: Option<Digest>) -> Result<Option<Staged>> {
+        let Some((mut file, size_bytes)) = self.get(path)? else { return Ok(None) };
+        let place = self.place_of(path);
+        if let Some(sha256) = sha256 {
+            let link = |name: &Path| fs::hard_link(&place, name).and_then(|()| File::open(name));
+            if let Ok(file) = tempfile::Builder::new().make_in(&self.staging, link) {
+                let sums = Sums::known(size_bytes, sha256);
+                return Ok(Some(Staged { file, sums, is_link: true }));
+            }
+        }
+        let staged = self.stage(&mut file, Hasher::new(), u64::MAX)?;
+        if sha256.is_some_and(|sha256| sha256 != staged.sums.sha256) {
+            return Err(Error::internal(format!("{path} is damaged: its digest is another one")));
+        }
+        Ok(Some(staged))
     }
 
     /// Opens a file with its length in bytes; `None` if it is not here.
@@ -274,6 +304,26 @@ mod tests {
         assert_eq!((text.as_str(), length), ("abc", 3));
         blobs.remove(&path).expect("removed");
         blobs.remove(&path).expect("twice is no error");
+    }
+
+    #[test]
+    fn a_shared_file_stands_under_both_paths_until_both_are_removed() {
+        let (dir, blobs) = blobs();
+        let path = FilePath::parse("a/b/+f/123/4567890123456/x.whl").expect("valid");
+        let other = FilePath::parse("a/c/+f/123/4567890123456/x.whl").expect("valid");
+        assert!(blobs.share(&path, None).expect("absent").is_none());
+        let staged = blobs.stage(&mut &b"abc"[..], Hasher::new(), 3).expect("fits");
+        let sums = staged.sums.clone();
+        blobs.place(staged, &path).expect("placed");
+        // Twice: the second time, both names are of one file before it is put in place.
+        for digest in [Some(sums.sha256), Some(sums.sha256), None] {
+            let shared = blobs.share(&path, digest).expect("readable").expect("there");
+            assert_eq!((shared.sums.size_bytes, shared.sums.sha256), (3, sums.sha256));
+            blobs.place(shared, &other).expect("placed");
+            assert_eq!(fs::read_dir(dir.path().join(STAGING)).expect("readable").count(), 0);
+        }
+        blobs.remove(&path).expect("removed");
+        assert_eq!(blobs.size(&other), Some(3));
     }
 
     #[test]
