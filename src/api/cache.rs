@@ -4,6 +4,7 @@
 //! has not moved since the last check, a hit costs a look into a map; after it moved, one indexed read per row.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
@@ -16,13 +17,16 @@ use crate::error::Result;
 use crate::serial::Serial;
 use crate::store::Store;
 use crate::store::txn::Read;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Bytes of all pages together; some ten thousand pages of usual size.
 const PAGES_BYTES_MAX: u64 = 32 << 20;
 
 /// Files that are kept open.
 const FILES_MAX: u64 = 128;
+
+/// Locks under which items are made.
+const STRIPES: usize = 64;
 
 /// Items that a cache makes room for at the start.
 const ITEMS_EXPECTED: usize = 256;
@@ -144,7 +148,11 @@ impl<T: Weigh> Weighter<String, Arc<Kept<T>>> for Scale {
 }
 
 /// A bounded cache of items that are right at the current serial.
-pub struct Fresh<T: Weigh>(Cache<String, Arc<Kept<T>>, Scale>);
+pub struct Fresh<T: Weigh> {
+    items: Cache<String, Arc<Kept<T>>, Scale>,
+    /// Held while an item is made: whoever wants the same meanwhile waits and finds it.
+    making: [Mutex<()>; STRIPES],
+}
 
 /// Rendered pages.
 pub type PageCache = Fresh<Page>;
@@ -155,31 +163,41 @@ pub type FileCache = Fresh<OpenFile>;
 impl PageCache {
     /// Room for pages.
     pub fn for_pages() -> Self {
-        Self(Cache::with_weighter(ITEMS_EXPECTED, PAGES_BYTES_MAX, Scale { counts_bytes: true }))
+        Self::with_room(ITEMS_EXPECTED, PAGES_BYTES_MAX, Scale { counts_bytes: true })
     }
 }
 
 impl FileCache {
     /// Room for open files.
     pub fn for_files() -> Self {
-        Self(Cache::with_weighter(FILES_MAX as usize, FILES_MAX, Scale { counts_bytes: false }))
+        Self::with_room(FILES_MAX as usize, FILES_MAX, Scale { counts_bytes: false })
     }
 }
 
 impl<T: Weigh> Fresh<T> {
+    fn with_room(items: usize, weight: u64, scale: Scale) -> Self {
+        let making = std::array::from_fn(|_| Mutex::new(()));
+        Self { items: Cache::with_weighter(items, weight, scale), making }
+    }
+    /// The right to make the item under a key; others that ask for it, and a few that ask for other keys, wait.
+    pub fn make(&self, key: &str) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        lock(&self.making[hasher.finish() as usize % STRIPES])
+    }
     /// An item that still is what it would be if it were made now.
     ///
     /// # Errors
     /// `Kind::Internal` if the database fails.
     pub fn get(&self, store: &Store, key: &str) -> Result<Option<Arc<Kept<T>>>> {
-        let Some(kept) = self.0.get(key) else { return Ok(None) };
+        let Some(kept) = self.items.get(key) else { return Ok(None) };
         if kept.serial() == Serial::wire(store.clock().now()) {
             return Ok(Some(kept));
         }
         let txn = store.read()?;
         for (path, serial) in &kept.sources {
             if txn.touched(path)? != *serial {
-                self.0.remove(key);
+                self.items.remove(key);
                 return Ok(None);
             }
         }
@@ -188,7 +206,7 @@ impl<T: Weigh> Fresh<T> {
     }
     /// Keeps an item.
     pub fn put(&self, key: String, kept: Arc<Kept<T>>) {
-        self.0.insert(key, kept);
+        self.items.insert(key, kept);
     }
 }
 

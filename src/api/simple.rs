@@ -255,8 +255,9 @@ fn show(
     let (txn, walk) = mirrored::walk(app, request, name, project)?;
     let doubt = mirrors.doubt();
     let is_kept = walk.is_open() && mirrors.is_complete();
+    let key = cache_key(app, request, ask::is_installer(request));
+    let _making = is_kept.then(|| app.pages.make(&key));
     if is_kept {
-        let key = cache_key(app, request, ask::is_installer(request));
         if let Some(kept) = app.pages.get(&app.store, &key)? {
             kept.value.renew(mirrors.life());
             return Ok(respond(request, &kept));
