@@ -252,17 +252,16 @@ fn show(
     (name, project): (&IndexName, &ProjectName),
     mirrors: &Mirrored,
 ) -> Result<Response> {
-    let (txn, walk) = mirrored::walk(app, request, name, project)?;
-    let doubt = mirrors.doubt();
-    let is_kept = walk.is_open() && mirrors.is_complete();
+    let is_open = mirrored::walk(app, request, name, project)?.1.is_open();
+    let is_kept = is_open && mirrors.is_complete();
     let key = cache_key(app, request, ask::is_installer(request));
+    // No transaction is open while another one makes the page.
     let _making = is_kept.then(|| app.pages.make(&key));
-    if is_kept {
-        if let Some(kept) = app.pages.get(&app.store, &key)? {
-            kept.value.renew(mirrors.life());
-            return Ok(respond(request, &kept));
-        }
+    if is_kept && let Some(kept) = app.pages.get(&app.store, &key)? {
+        kept.value.renew(mirrors.life());
+        return Ok(respond(request, &kept));
     }
+    let (txn, walk) = mirrored::walk(app, request, name, project)?;
     let sources = project_sources(&txn, &walk, project)?;
     let Some(mut page) = links::page(&txn, &walk, project)? else {
         let absent = Error::not_found(format!("The project {project} does not exist."));
@@ -278,11 +277,11 @@ fn show(
     let mut made = finished(request, draw(app, request, name, project, &page))?;
     made.upstream_serial = page.upstream_serial;
     made.renew(mirrors.life());
-    if is_kept {
+    if is_kept && walk.is_open() {
         return Ok(keep(app, request, made, sources, serial));
     }
     let response = respond(request, &Kept::new(made, sources, serial));
-    Ok(match doubt {
+    Ok(match mirrors.doubt() {
         Some(why) => mirrored::mark_stale(response, &why),
         None => response,
     })
