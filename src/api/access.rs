@@ -12,8 +12,8 @@ use crate::http::request::Request;
 use crate::http::response::{Reply, Response};
 use crate::model::acl::{Identity, Permission};
 use crate::model::index::{self, Index};
-use crate::model::stage;
 use crate::model::tokens::Grant;
+use crate::model::{mirrored, stage};
 use crate::names::{IndexName, ProjectName};
 use crate::replication::wire;
 use crate::store::key::{self, FilePath};
@@ -167,8 +167,10 @@ fn project_of(app: &App, route: &Route) -> Result<Option<ProjectName>> {
         | Route::Version(_, _, project, _) => Ok(Some(ProjectName::new(project))),
         Route::File(_, path) | Route::Metadata(path) => {
             let record = app.store.read()?.get(&key::File(path))?;
-            let project = record.as_ref().and_then(|record| record.text("project"));
-            Ok(project.map(ProjectName::new))
+            Ok(match record.as_ref().and_then(|record| record.text("project")) {
+                Some(project) => Some(ProjectName::new(project)),
+                None => mirrored::project_of(path.name()),
+            })
         }
         _ => Ok(None),
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::http::accept;
 use crate::http::request::Request;
 use crate::http::response::{Body, Reply, Response};
-use crate::model::walk::Walk;
+use crate::model::walk::{Part, Share, Walk};
 use crate::model::{links, stage};
 use crate::names::{IndexName, ProjectName};
 use crate::pages::simple::{self as draw, Look};
@@ -245,6 +245,16 @@ pub fn project(
     })
 }
 
+/// What goes before a page's key where not everybody would be given the same: which indexes of the order are closed to
+/// the one who asks. Such a page is found only by those who were let in and see as much, never by its address alone.
+fn view(walk: &Walk) -> String {
+    if walk.is_open() {
+        return String::new();
+    }
+    let mark = |part: &Part| if part.share == Share::Closed { '-' } else { '+' };
+    walk.parts.iter().map(mark).collect()
+}
+
 /// The page once all that it is made from was looked at.
 fn show(
     app: &App,
@@ -252,9 +262,9 @@ fn show(
     (name, project): (&IndexName, &ProjectName),
     mirrors: &Mirrored,
 ) -> Result<Response> {
-    let is_open = mirrored::walk(app, request, name, project)?.1.is_open();
-    let is_kept = is_open && mirrors.is_complete();
-    let key = cache_key(app, request, ask::is_installer(request));
+    let seen = view(&mirrored::walk(app, request, name, project)?.1);
+    let key = format!("{seen}{}", cache_key(app, request, ask::is_installer(request)));
+    let is_kept = mirrors.is_complete();
     // No transaction is open while another one makes the page.
     let _making = is_kept.then(|| app.pages.make(&key));
     if is_kept && let Some(kept) = app.pages.get(&app.store, &key)? {
@@ -277,10 +287,12 @@ fn show(
     let mut made = finished(request, draw(app, request, name, project, &page))?;
     made.upstream_serial = page.upstream_serial;
     made.renew(mirrors.life());
-    if is_kept && walk.is_open() {
-        return Ok(keep(app, request, made, sources, serial));
+    let made = Kept::new(made, sources, serial);
+    let response = respond(request, &made);
+    if is_kept && view(&walk) == seen {
+        app.pages.put(key, made);
+        return Ok(response);
     }
-    let response = respond(request, &Kept::new(made, sources, serial));
     Ok(match mirrors.doubt() {
         Some(why) => mirrored::mark_stale(response, &why),
         None => response,

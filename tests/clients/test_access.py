@@ -6,7 +6,7 @@ import base64
 import sys
 
 import pytest
-from conftest import PASSWORD, make_index
+from conftest import PASSWORD, _numbers, make_index
 
 from nodes import Client, wheel
 
@@ -175,3 +175,27 @@ def test_the_replica_holds_its_files(closed):
     with Client(closed.pair.replica.url) as client:
         answer = client.expect(200, "GET", files[0], headers={"Accept": "*/*", **basic(closed.user)})
         assert answer.body[:2] == b"PK"
+
+
+def test_devpi_client_works_with_a_closed_index(pair, tool, tmp_path, project):
+    """All that its user does with an index that nobody else may read, through the replica."""
+
+    def devpi(command, *line, check=True):
+        return tool("devpi", command, "--clientdir", tmp_path / "client", *line, check=check).stdout
+
+    user = f"closed{next(_numbers)}"
+    devpi("use", pair.replica.url)
+    devpi("user", "-c", user, f"password={PASSWORD}")
+    devpi("login", user, f"--password={PASSWORD}")
+    assert "acl_pkg_read" not in devpi("index", "-c", "dev", "bases=")
+    assert "acl_pkg_read=guest" in devpi("index", f"{user}/dev", "acl_pkg_read=guest")
+    devpi("use", f"{user}/dev")
+    devpi("upload", *project("twin-hello", "1.0"))
+    assert "twin_hello-1.0.tar.gz" in devpi("list", "twin-hello")
+    assert "twin-hello" in devpi("list")
+    assert f"{user}/dev" in devpi("use", "-l")
+    devpi("logoff")
+    assert "twin" not in devpi("list", check=False)
+    assert f"{user}/dev" not in devpi("use", "-l")
+    devpi("login", user, f"--password={PASSWORD}")
+    assert "acl_pkg_read=" not in devpi("index", f"{user}/dev", "acl_pkg_read-=").replace("acl_pkg_read-=", "")
