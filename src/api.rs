@@ -7,6 +7,7 @@ pub mod cache;
 pub mod discovery;
 pub mod files;
 pub mod indexes;
+pub mod lists;
 pub mod login;
 pub mod mirrored;
 pub mod projects;
@@ -227,17 +228,17 @@ fn run(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
         Route::Tokens(user) => now(tokens::list(app, &request, &user)),
         Route::TokenCreate(user) => now(tokens::create(app, request, &user)),
         Route::TokenRevoke(user, id) => now(tokens::revoke(app, &request, &user, &id)),
-        Route::Index(verb, index) => now(match verb {
-            Verb::Show => indexes::show(app, &request, &index),
-            Verb::Create => indexes::create(app, request, &index),
-            Verb::Modify => indexes::modify(app, request, &index),
-            Verb::Delete => indexes::delete(app, &request, &index),
-        }),
+        Route::Index(verb, index) => match verb {
+            Verb::Show => indexes::show(app, request, &index),
+            Verb::Create => now(indexes::create(app, request, &index)),
+            Verb::Modify => now(indexes::modify(app, request, &index)),
+            Verb::Delete => now(indexes::delete(app, &request, &index)),
+        },
         Route::Submit(index) => match push::is_meant(&mut request)? {
             true => push::push(app, request, &index),
             false => now(upload::submit(app, request, &index)),
         },
-        Route::SimpleList(index) => now(simple::list(app, &request, &index)),
+        Route::SimpleList(index) => lists::simple(app, request, &index),
         Route::Simple(index, project) => simple::project(app, request, &index, &project),
         Route::Refresh(index, project) => simple::refresh(app, request, &index, &project),
         Route::File(FileVerb::Get, path) => files::get(app, request, &path),

@@ -6,6 +6,8 @@
 
 pub mod files;
 pub mod flights;
+pub mod lists;
+pub mod names;
 pub mod pages;
 pub mod parse;
 pub mod record;
@@ -23,11 +25,14 @@ use crate::store::growing::Arrivals;
 use crate::store::{Store, Writer};
 
 use flights::Flights;
+use lists::Lists;
 use pages::{Asked, Times};
 use upstream::Upstream;
 
-/// Threads that ask for pages and lists.
+/// Threads that ask for pages.
 const PAGES: Size = Size { threads_min: 0, threads_max: 16, queue_max: 1024 };
+/// Threads that ask for lists of projects, which may take minutes.
+const LISTS: Size = Size { threads_min: 0, threads_max: 4, queue_max: 64 };
 /// Threads that bring files.
 const FILES: Size = Size { threads_min: 0, threads_max: 16, queue_max: 256 };
 /// How long a stop waits for what is under way.
@@ -55,7 +60,9 @@ pub struct Mirrors {
     times: Times,
     asking: Flights<Asked>,
     arrivals: Arrivals,
+    lists: Lists,
     pages: Lane<Work>,
+    list_lane: Lane<Work>,
     files: Lane<Work>,
 }
 
@@ -75,7 +82,9 @@ impl Mirrors {
             times: Times::default(),
             asking: Flights::default(),
             arrivals: Arrivals::default(),
+            lists: Lists::new(config),
             pages: Lane::new("mirror", PAGES, run),
+            list_lane: Lane::new("mirror-list", LISTS, run),
             files: Lane::new("mirror-file", FILES, run),
         }))
     }
@@ -110,12 +119,20 @@ impl Mirrors {
         self.is_offline
     }
 
-    /// Runs work that asks for a page or a list.
+    /// Runs work that asks for a page.
     ///
     /// # Errors
     /// `Kind::Unavailable` if too much of it waits.
     pub fn run_page(&self, work: Work) -> Result<()> {
         self.pages.submit(work).map_err(|_| too_much())
+    }
+
+    /// Runs work that asks for a list.
+    ///
+    /// # Errors
+    /// `Kind::Unavailable` if too much of it waits.
+    pub fn run_list(&self, work: Work) -> Result<()> {
+        self.list_lane.submit(work).map_err(|_| too_much())
     }
 
     /// Runs work that brings a file.
@@ -130,7 +147,7 @@ impl Mirrors {
     pub fn stop(&self) {
         self.upstream.shutdown();
         let deadline = Deadline::after(STOP_WAIT);
-        for lane in [&self.pages, &self.files] {
+        for lane in [&self.pages, &self.list_lane, &self.files] {
             lane.close();
             if !lane.join(deadline) {
                 log::warn!("a thread still waits for an upstream; it is left behind");

@@ -75,14 +75,23 @@ pub fn prefix(request: &Request, outside_url: Option<&str>) -> Option<String> {
 
 /// An answer in devpi's JSON: two spaces, a newline at the end, no charset.
 pub fn json(status: u16, value: &Json) -> Response {
-    let mut bytes = serde_json::to_vec_pretty(value).expect("JSON values always have a text");
-    bytes.push(b'\n');
-    Response::bytes(status, JSON, bytes)
+    Response::bytes(status, JSON, json_text(value))
+}
+
+fn json_text(value: &Json) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("JSON values always have a text");
+    text.push('\n');
+    text
 }
 
 /// A result with its type.
 pub fn result(status: u16, kind: &str, result: Json) -> Response {
-    json(status, &json!({"result": result, "type": kind}))
+    Response::bytes(status, JSON, result_text(kind, result))
+}
+
+/// The text of a result with its type, which comes last.
+pub fn result_text(kind: &str, result: Json) -> String {
+    json_text(&json!({"result": result, "type": kind}))
 }
 
 /// A message alone.

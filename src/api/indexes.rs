@@ -1,11 +1,13 @@
 //! Indexes: show, make, change, delete.
 
+use std::sync::Arc;
+
 use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
 use crate::http::accept;
 use crate::http::request::Request;
-use crate::http::response::Response;
+use crate::http::response::{Reply, Response};
 use crate::model::acl::Permission;
 use crate::model::index::{self, Patch};
 use crate::model::stage;
@@ -14,16 +16,16 @@ use crate::pages;
 use crate::store::txn::Read;
 
 use super::ask::{HTML, JSON, SIMPLE_JSON};
-use super::{App, ask, at, auth, json_body, json_object, simple};
+use super::{App, ask, at, auth, json_body, json_object, lists};
 
 /// `GET /U/I`: for installers the list of projects, for browsers a page, else the configuration.
 ///
 /// # Errors
 /// `Kind::NotFound` if there is no such index or the form is not offered.
-pub fn show(app: &App, request: &Request, name: &IndexName) -> Result<Response> {
+pub fn show(app: &Arc<App>, request: Request, name: &IndexName) -> Result<Reply> {
     let best = accept::best(request.accept(), &[HTML, JSON, SIMPLE_JSON]);
-    if best.is_some_and(|b| b != JSON) && ask::is_installer(request) || best == Some(SIMPLE_JSON) {
-        return simple::list(app, request, name);
+    if best.is_some_and(|b| b != JSON) && ask::is_installer(&request) || best == Some(SIMPLE_JSON) {
+        return lists::simple(app, request, name);
     }
     if best.is_none() {
         return Err(Error::not_found("this address answers in HTML and JSON only"));
@@ -31,17 +33,22 @@ pub fn show(app: &App, request: &Request, name: &IndexName) -> Result<Response> 
     let txn = app.store.read()?;
     let index = index::require(&txn, name)?;
     if best == Some(HTML) && request.accept().contains(HTML) {
-        let base = ask::base_url(request, app.config.outside_url.as_deref());
+        let base = ask::base_url(&request, app.config.outside_url.as_deref());
         let page = pages::index::page(&index, &stage::projects(&txn, name)?, &base);
-        return Ok(at(txn.serial(), Response::bytes(200, "text/html; charset=utf-8", page)));
+        let response = Response::bytes(200, "text/html; charset=utf-8", page);
+        return Ok(Reply::Now(at(txn.serial(), response)));
     }
     let mut shown = index.shown();
-    if !request.has_parameter("no_projects")
-        && let Json::Object(fields) = &mut shown
-    {
-        fields.insert("projects".into(), stage::projects(&txn, name)?.into());
+    if !request.has_parameter("no_projects") {
+        if index.is_mirror() {
+            drop(txn);
+            return lists::config(app, request, index);
+        }
+        if let Json::Object(fields) = &mut shown {
+            fields.insert("projects".into(), stage::projects(&txn, name)?.into());
+        }
     }
-    Ok(at(txn.serial(), ask::result(200, "indexconfig", shown)))
+    Ok(Reply::Now(at(txn.serial(), ask::result(200, "indexconfig", shown))))
 }
 
 /// `PUT /U/I`: makes an index.

@@ -155,7 +155,8 @@ pub fn ensure(app: &App, mirrors: &[Index], project: &ProjectName) -> Result<Mir
 }
 
 /// Marks an answer that shows what was seen last: nobody in between may keep it.
-pub fn mark_stale(response: Response, why: &str) -> Response {
+pub fn mark_stale(mut response: Response, why: &str) -> Response {
+    response.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("cache-control"));
     let why: String = why.chars().filter(|c| (' '..='~').contains(c)).take(200).collect();
     response
         .with_header("Cache-Control", "max-age=0, must-revalidate, no-cache, no-store")

@@ -10,16 +10,15 @@ use crate::error::{Error, Result};
 use crate::http::accept;
 use crate::http::request::Request;
 use crate::http::response::{Body, Reply, Response};
+use crate::model::links;
 use crate::model::walk::{Part, Share, Walk};
-use crate::model::{links, stage};
 use crate::names::{IndexName, ProjectName};
 use crate::pages::simple::{self as draw, Look};
 use crate::replication::wire;
 use crate::serial::Serial;
-use crate::store::key::{FilePath, Key as _, Projects, SimpleLinks, User, Versions};
+use crate::store::key::{FilePath, Key as _, SimpleLinks, User, Versions};
 use crate::store::txn::{Read, ReadTxn};
 
-use super::access::{self, Reading};
 use super::ask::{self, Form, SIMPLE_JSON};
 use super::cache::{Kept, Page, Sources, source};
 use super::mirrored::{self, Mirrored};
@@ -46,7 +45,7 @@ fn cache_key(app: &App, request: &Request, is_installer: bool) -> String {
     format!("{form}{agent}{coding}{base} {}", request.path())
 }
 
-fn takes_gzip(request: &Request) -> bool {
+pub(super) fn takes_gzip(request: &Request) -> bool {
     request.headers.get("accept-encoding").is_some_and(|codings| {
         codings.split(',').any(|coding| {
             let mut parts = coding.split(';').map(str::trim);
@@ -55,7 +54,7 @@ fn takes_gzip(request: &Request) -> bool {
     })
 }
 
-fn absolute_base(app: &App, request: &Request) -> Option<String> {
+pub(super) fn absolute_base(app: &App, request: &Request) -> Option<String> {
     let is_absolute = app.config.absolute_urls || request.headers.has("x-devpi-absolute-urls");
     is_absolute.then(|| ask::base_url(request, app.config.outside_url.as_deref()))
 }
@@ -75,17 +74,22 @@ pub fn cached(app: &App, request: &Request) -> Option<Response> {
     page.value.is_alive().then(|| respond(request, &page))
 }
 
-fn respond(request: &Request, kept: &Arc<Kept<Page>>) -> Response {
-    let page = &kept.value;
+/// The head of an answer with this entity tag, and whether the client has its body already.
+pub(super) fn begin(request: &Request, etag: &str, serial: i64) -> (Response, bool) {
     let is_known = request.headers.get("if-none-match").is_some_and(|tags| {
-        tags.split(',')
-            .any(|tag| tag.trim().trim_start_matches("W/") == page.etag || tag.trim() == "*")
+        tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag || tag.trim() == "*")
     });
-    let mut response = Response::new(if is_known { 304 } else { 200 })
-        .with_header("ETag", page.etag.clone())
+    let response = Response::new(if is_known { 304 } else { 200 })
+        .with_header("ETag", etag.to_owned())
         .with_header("Vary", "Accept, Accept-Encoding, User-Agent")
         .with_header("Cache-Control", "max-age=0, must-revalidate")
-        .with_header(wire::SERIAL, kept.serial().to_string());
+        .with_header(wire::SERIAL, serial.to_string());
+    (response, is_known)
+}
+
+pub(super) fn respond(request: &Request, kept: &Arc<Kept<Page>>) -> Response {
+    let page = &kept.value;
+    let (mut response, is_known) = begin(request, &page.etag, kept.serial());
     if let Some(serial) = page.upstream_serial {
         response = response.with_header("X-PYPI-LAST-SERIAL", serial.to_string());
     }
@@ -102,14 +106,14 @@ fn respond(request: &Request, kept: &Arc<Kept<Page>>) -> Response {
 }
 
 /// A page as it goes out.
-fn finished(request: &Request, text: String) -> Result<Page> {
+pub(super) fn finished(request: &Request, text: String) -> Result<Page> {
     let is_gzip = takes_gzip(request) && text.len() >= GZIP_BYTES_MIN;
     let body = if is_gzip { gzip(text.as_bytes())? } else { text.into_bytes() };
     Ok(Page::new(body, Form::of(request).content_type(), is_gzip))
 }
 
 /// Keeps a fresh page and answers with it.
-fn keep(
+pub(super) fn keep(
     app: &App,
     request: &Request,
     page: Page,
@@ -155,7 +159,7 @@ pub fn to_normal(
 }
 
 /// A redirect of people to the address with a slash at its end.
-fn to_slash(app: &App, request: &Request, path: &str) -> Option<Response> {
+pub(super) fn to_slash(app: &App, request: &Request, path: &str) -> Option<Response> {
     let is_direct = request.path().ends_with('/')
         || ask::is_installer(request)
         || Form::of(request) == Form::Json;
@@ -163,51 +167,8 @@ fn to_slash(app: &App, request: &Request, path: &str) -> Option<Response> {
     (!is_direct).then(|| ask::redirect(format!("{base}/{path}/")))
 }
 
-/// `GET /U/I/+simple/`: the projects of an index and its bases.
-///
-/// # Errors
-/// `Kind::NotFound` if there is no such index.
-pub fn list(app: &App, request: &Request, name: &IndexName) -> Result<Response> {
-    let Reading { txn, index, who } = app.read_index(request, name)?;
-    let is_simple = request.path().contains("/+simple");
-    if is_simple && let Some(redirect) = to_slash(app, request, &format!("{name}/+simple")) {
-        return Ok(at(txn.serial(), redirect));
-    }
-    let mut sources = vec![source(&txn, User(name.user()).path())?];
-    if index.is_mirror() {
-        return Err(super::unsupported("mirrors"));
-    }
-    let mut order = stage::resolution_order(&txn, index)?;
-    let is_open = access::is_open(&order);
-    order.retain(|index| app.may_read(&who, index));
-    for index in &order {
-        sources.push(source(&txn, User(index.name.user()).path())?);
-        sources.push(source(&txn, Projects(&index.name).path())?);
-    }
-    let names = stage::all_projects(&txn, &order)?;
-    let serial = txn.serial();
-    drop(txn);
-    let text = match Form::of(request) {
-        Form::Html => draw::list_html(&names, &list_prefix(app, request, name)),
-        Form::Json => draw::list_json(&names),
-    };
-    let page = finished(request, text)?;
-    Ok(match is_open {
-        true => keep(app, request, page, sources, serial),
-        false => respond(request, &Kept::new(page, sources, serial)),
-    })
-}
-
-/// What makes the address of a project's page out of its name, seen from the list's own address.
-fn list_prefix(app: &App, request: &Request, name: &IndexName) -> String {
-    if let Some(base) = absolute_base(app, request) {
-        return format!("{base}/{name}/+simple/");
-    }
-    format!("{}{name}/+simple/", to_root(request.path()))
-}
-
 /// The relative way from an address to the root.
-fn to_root(path: &str) -> String {
+pub(super) fn to_root(path: &str) -> String {
     "../".repeat(path.matches('/').count().saturating_sub(1))
 }
 

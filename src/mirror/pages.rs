@@ -108,7 +108,7 @@ pub enum Look {
 }
 
 impl Mirrors {
-    fn expiry_of(&self, settings: &Settings) -> Duration {
+    pub(super) fn expiry_of(&self, settings: &Settings) -> Duration {
         settings.expiry.unwrap_or(self.expiry)
     }
 

@@ -6,13 +6,16 @@
 pub(super) mod html;
 mod json;
 pub(super) mod limited;
+mod list;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::Read;
+use std::time::Duration;
 
 use url::Url;
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::names::ProjectName;
 use crate::store::codec::Value;
@@ -20,8 +23,13 @@ use crate::store::key::FilePath;
 
 use limited::Limited;
 
+pub use list::names;
+
 /// Largest page; the largest that are known have some 30 MB.
 const PAGE_BYTES_MAX: u64 = 256 << 20;
+
+/// How long a page may take to arrive.
+const PAGE_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// Most files of one project; the largest that are known have some 50,000.
 const FILES_MAX: usize = 200_000;
@@ -82,7 +90,7 @@ pub fn page(
     url: &Url,
     project: &ProjectName,
 ) -> Result<UpstreamPage> {
-    let body = Limited::new(body, PAGE_BYTES_MAX);
+    let body = Limited::new(body, PAGE_BYTES_MAX, Deadline::after(PAGE_TIME_MAX));
     match Media::of(content_type)? {
         Media::Json => json::page(body, url, project),
         Media::Html => html::page(body, url, project),

@@ -191,20 +191,59 @@ fn file_json(file: &PageFile, look: &Look<'_>) -> Json {
     Json::Object(shown)
 }
 
-/// The list of projects in HTML; `prefix` makes an address of a name.
-pub fn list_html(names: &[String], prefix: &str) -> String {
-    let mut html = head("Simple index", None);
-    for name in names {
-        html.push_str(&format!("<a href=\"{prefix}{name}/\">{name}</a><br>\n"));
-    }
-    html.push_str("</body></html>\n");
-    html
+/// How a list of projects is drawn, piece by piece: there may be hundreds of thousands.
+#[derive(Clone, Debug)]
+pub struct ListLook {
+    /// What stands before the first name.
+    pub head: String,
+    /// What stands before each name, between the two that an address needs, and after each.
+    around: [String; 3],
+    between: &'static str,
+    /// What stands after the last name.
+    pub tail: String,
 }
 
-/// The list of projects in JSON.
-pub fn list_json(names: &[String]) -> String {
-    let projects: Vec<Json> = names.iter().map(|name| json!({"name": name})).collect();
-    json!({"meta": {"api-version": API_VERSION}, "projects": projects}).to_string()
+impl ListLook {
+    /// In HTML; `prefix` makes an address of a name.
+    pub fn html(prefix: &str) -> Self {
+        let around = [format!("<a href=\"{prefix}"), "/\">".into(), "</a><br>\n".into()];
+        let tail = "</body></html>\n".to_owned();
+        Self { head: head("Simple index", None), around, between: "", tail }
+    }
+    /// In JSON (PEP 691).
+    pub fn json() -> Self {
+        let head = format!("{{\"meta\":{{\"api-version\":\"{API_VERSION}\"}},\"projects\":[");
+        let around = ["{\"name\":\"".into(), String::new(), "\"}".into()];
+        Self { head, around, between: ",", tail: "]}".to_owned() }
+    }
+    /// A list of texts in JSON between two pieces of other JSON.
+    pub fn texts(head: &str, tail: &str) -> Self {
+        let around = ["\"".into(), String::new(), "\"".into()];
+        Self { head: format!("{head}["), around, between: ",\n", tail: format!("]{tail}") }
+    }
+    /// Adds a name in normal form, which needs no escapes in either form.
+    pub fn item(&self, out: &mut String, name: &str, is_first: bool) {
+        let [before, within, after] = &self.around;
+        if !is_first {
+            out.push_str(self.between);
+        }
+        out.push_str(before);
+        out.push_str(name);
+        if !within.is_empty() {
+            out.push_str(within);
+            out.push_str(name);
+        }
+        out.push_str(after);
+    }
+    /// Draws all at once.
+    pub fn whole<'a>(&self, names: impl Iterator<Item = &'a str>) -> String {
+        let mut out = self.head.clone();
+        for (at, name) in names.enumerate() {
+            self.item(&mut out, name, at == 0);
+        }
+        out.push_str(&self.tail);
+        out
+    }
 }
 
 /// A stored path as part of an address; `+` stays, since clients compare addresses literally.
@@ -258,6 +297,22 @@ mod tests {
         let at = |name: &str| html.find(name).expect("shown");
         assert!(at("p-1.10.zip") < at("p-1.9.zip") && at("p-1.9.zip") < at("p-1.0.zip"));
         assert!(html.contains("&gt;=3.8,&lt;4") && !html.contains("core-metadata"));
+    }
+
+    #[test]
+    fn lists_are_drawn_in_pieces() {
+        let names = ["a", "b-c"];
+        let html = ListLook::html("../").whole(names.into_iter());
+        assert!(
+            html.contains("<a href=\"../a/\">a</a><br>\n<a href=\"../b-c/\">b-c</a><br>\n</body>")
+        );
+        let json: Json =
+            serde_json::from_str(&ListLook::json().whole(names.into_iter())).expect("JSON");
+        assert_eq!(json["projects"], json!([{"name": "a"}, {"name": "b-c"}]));
+        let texts = ListLook::texts("{\"x\": ", "}");
+        let read = |text: String| serde_json::from_str::<Json>(&text).expect("JSON");
+        assert_eq!(read(texts.whole(names.into_iter())), json!({"x": ["a", "b-c"]}));
+        assert_eq!(read(texts.whole([].into_iter())), json!({"x": []}));
     }
 
     #[test]

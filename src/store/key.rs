@@ -8,7 +8,7 @@ use std::fmt;
 use crate::error::{Error, Result};
 use crate::names::{IndexName, ProjectName, UserName, Version};
 
-use super::record::{Dict, Links, NameSet, Record};
+use super::record::{Dict, Links, NameSet, Number, Record};
 
 /// A key with the type of its value.
 pub trait Key {
@@ -50,6 +50,17 @@ impl Key for Projects<'_> {
     type Value = NameSet;
     fn path(&self) -> String {
         format!("{}/.projects", self.0)
+    }
+}
+
+/// Whether the list of a mirror's projects was ever loaded: 2 if it was.
+pub struct MirrorListLoaded<'a>(pub &'a IndexName);
+
+impl Key for MirrorListLoaded<'_> {
+    const NAME: &'static str = "MIRRORNAMESINIT";
+    type Value = Number;
+    fn path(&self) -> String {
+        format!("{}/.mirrornameschange", self.0)
     }
 }
 

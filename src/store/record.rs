@@ -145,6 +145,20 @@ impl Record for NameSet {
     }
 }
 
+/// A number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Number(pub i64);
+
+impl Record for Number {
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let number = codec::decode(bytes)?.as_i64();
+        number.map(Self).ok_or_else(|| Error::invalid("the value is not a number"))
+    }
+    fn encode(&self) -> Vec<u8> {
+        codec::encode(&Value::int(self.0))
+    }
+}
+
 /// One link of a simple page.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Link {

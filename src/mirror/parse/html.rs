@@ -19,8 +19,9 @@ use super::{
 };
 
 /// Attributes that mean something.
-const ATTRIBUTES: [&str; 9] = [
+const ATTRIBUTES: [&str; 10] = [
     "href",
+    "type",
     "data-requires-python",
     "data-yanked",
     "data-core-metadata",
@@ -39,7 +40,6 @@ pub enum Seen<'a> {
     /// A start tag.
     Start(&'a Tag),
     /// The end of an anchor, with the text inside it.
-    #[expect(dead_code, reason = "lists of projects will read it")]
     AnchorEnd(Cow<'a, str>),
 }
 
@@ -149,16 +149,61 @@ fn is_end_inside(e: HtmlError) -> bool {
     )
 }
 
-/// What a page says besides its files.
+/// What a document says besides its links.
 #[derive(Default)]
-struct Facts {
-    has_base: bool,
+pub struct Facts {
     /// It calls itself a page of a simple index.
     is_declared: bool,
     /// It has what only pages for people have: a form, a script, a redirect.
     is_for_people: bool,
+    asks_for_password: bool,
     status: String,
     reason: String,
+}
+
+impl Facts {
+    /// Takes a tag.
+    ///
+    /// # Errors
+    /// `Kind::BadGateway` if it names another version of the interface than 1.x.
+    pub fn see(&mut self, tag: &Tag) -> Result<()> {
+        match tag.name.as_slice() {
+            b"meta" => return self.see_meta(tag),
+            b"input" => {
+                self.is_for_people = true;
+                self.asks_for_password |= tag.text("type").eq_ignore_ascii_case("password");
+            }
+            b"form" | b"script" | b"iframe" | b"frameset" => self.is_for_people = true,
+            _ => (),
+        }
+        Ok(())
+    }
+
+    fn see_meta(&mut self, tag: &Tag) -> Result<()> {
+        let content = tag.text("content");
+        self.is_for_people |= tag.text("http-equiv").eq_ignore_ascii_case("refresh");
+        match &*tag.text("name") {
+            "pypi:repository-version" => {
+                self.is_declared = true;
+                return require_version(content.trim());
+            }
+            "pypi:project-status" => self.status = content.trim().to_owned(),
+            "pypi:project-status-reason" => self.reason = content.into_owned(),
+            _ => (),
+        }
+        Ok(())
+    }
+
+    /// Refuses a page for logging in and the like. One that is empty is an index without anything in it only if
+    /// nothing speaks against that.
+    ///
+    /// # Errors
+    /// `Kind::BadGateway`.
+    pub fn require_index(&self, is_empty: bool) -> Result<()> {
+        let is_index =
+            self.is_declared || !(self.asks_for_password || is_empty && self.is_for_people);
+        is_index.then_some(()).ok_or_else(|| nonsense("it is a page for people"))
+    }
 }
 
 /// Reads a project's page.
@@ -166,32 +211,23 @@ struct Facts {
 /// # Errors
 /// As `parse::page`.
 pub fn page(body: Limited<'_>, url: &Url, project: &ProjectName) -> Result<UpstreamPage> {
-    let mut files = Gathering::new(url, project);
-    let mut facts = Facts::default();
+    let (mut files, mut facts) = (Gathering::new(url, project), Facts::default());
+    let mut has_base = false;
     walk(body, |seen| {
         let Seen::Start(tag) = seen else { return Ok(()) };
         match tag.name.as_slice() {
             b"a" => anchor(&mut files, tag),
-            b"meta" => meta(&mut facts, tag),
             b"base" => {
                 let base = tag.get("href").and_then(|href| files.base.join(&href).ok());
-                if let Some(base) = base.filter(|_| !facts.has_base) {
-                    facts.has_base = true;
-                    files.base = base;
+                if let Some(base) = base.filter(|_| !has_base) {
+                    (has_base, files.base) = (true, base);
                 }
                 Ok(())
             }
-            b"form" | b"input" | b"script" | b"iframe" | b"frameset" => {
-                facts.is_for_people = true;
-                Ok(())
-            }
-            _ => Ok(()),
+            _ => facts.see(tag),
         }
     })?;
-    // An empty page is a project without files only if nothing speaks for a login page or the like.
-    if files.page.files.is_empty() && facts.is_for_people && !facts.is_declared {
-        return Err(nonsense("it is a page for people, without any file"));
-    }
+    facts.require_index(files.page.files.is_empty())?;
     Ok(files.finish(&facts.status, &facts.reason))
 }
 
@@ -206,19 +242,4 @@ fn anchor(files: &mut Gathering<'_>, tag: &Tag) -> Result<()> {
         provenance: &tag.text("data-provenance"),
         ..Candidate::default()
     })
-}
-
-fn meta(facts: &mut Facts, tag: &Tag) -> Result<()> {
-    let content = tag.text("content");
-    facts.is_for_people |= tag.text("http-equiv").eq_ignore_ascii_case("refresh");
-    match &*tag.text("name") {
-        "pypi:repository-version" => {
-            facts.is_declared = true;
-            return require_version(content.trim());
-        }
-        "pypi:project-status" => facts.status = content.trim().to_owned(),
-        "pypi:project-status-reason" => facts.reason = content.into_owned(),
-        _ => (),
-    }
-    Ok(())
 }

@@ -1,24 +1,29 @@
-//! A body that may not grow without end, and what its failures mean.
+//! A body that may neither grow nor last without end, and what its failures mean.
 
 use std::io::{self, Read};
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Kind};
 
-/// A reader that fails after too many bytes.
+/// A reader that fails after too many bytes or too long a time: an upstream may send a byte now and then for ever.
 pub struct Limited<'a> {
     inner: &'a mut dyn Read,
     left: u64,
+    deadline: Deadline,
 }
 
 impl<'a> Limited<'a> {
-    /// At most `bytes_max` bytes of `inner`.
-    pub fn new(inner: &'a mut dyn Read, bytes_max: u64) -> Self {
-        Self { inner, left: bytes_max }
+    /// At most `bytes_max` bytes of `inner`, until `deadline`.
+    pub fn new(inner: &'a mut dyn Read, bytes_max: u64, deadline: Deadline) -> Self {
+        Self { inner, left: bytes_max, deadline }
     }
 }
 
 impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.deadline.is_past() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let count = self.inner.read(buffer)?;
         self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
             io::Error::other(Error::new(Kind::BadGateway, "the upstream's answer is too long"))

@@ -217,7 +217,7 @@ fn failures_of_the_body_keep_their_kind() {
         assert_eq!(read(content_type, std::io::ErrorKind::UnexpectedEof.into()), Kind::BadGateway);
     }
     let mut body: &[u8] = b"0123456789";
-    let mut limited = Limited::new(&mut body, 9);
+    let mut limited = Limited::new(&mut body, 9, Deadline::after(Duration::from_secs(9)));
     let over = limited.read_to_end(&mut Vec::new()).expect_err("over the limit");
     assert_eq!(limited::failure(over).kind, Kind::BadGateway);
 }
