@@ -218,7 +218,7 @@ fn run(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
         Route::Api(scope) => now(discovery::api(app, &request, scope.as_ref())),
         Route::AuthCheck => now(discovery::authcheck(app, &request)),
         Route::Login => now(login::login(app, request)),
-        Route::Status => now(status::status(app)),
+        Route::Status => now(status::status(app, &request)),
         Route::User(verb, user) => now(match verb {
             Verb::Show => users::show(app, &request, &user),
             Verb::Create => users::create(app, request, &user),

@@ -19,7 +19,7 @@ use crate::replication::wire;
 use crate::store::key::{self, FilePath};
 use crate::store::txn::{Read, ReadTxn};
 
-use super::route::{FileVerb, Route, Scope, Verb};
+use super::route::{FileVerb, Route, Verb};
 use super::{App, Node, auth};
 
 /// Whether what is made from these indexes is the same for everybody, so that it may be kept under an address alone.
@@ -40,42 +40,36 @@ pub struct Reading {
 /// What a request does with the index that it addresses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
-    /// Shows what it is or holds.
-    Look,
-    /// Shows whether it exists, no more than its address does: clients ask before they log in.
-    Greet,
-    /// Gets a file.
-    Fetch,
-    /// Puts something there.
-    Upload,
+    /// Reads what it is or holds.
+    Read,
     /// Deletes something that it holds.
     Delete,
 }
 
-/// The index that a request addresses, and what for. None where no index is read: those who make, change and delete
-/// indexes are not told more than their right to do so.
+/// The index that a request addresses, and what for. None where no index is read: discovery tells no more than the
+/// address does, whoever makes, changes and deletes indexes is told no more than the right to do so, and the handler of
+/// uploads tells upload clients in their way; what it reads for a push it asks for itself.
 fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
-    let content = |verb: &Verb| if *verb == Verb::Delete { Use::Delete } else { Use::Look };
+    let content = |verb: &Verb| if *verb == Verb::Delete { Use::Delete } else { Use::Read };
     let of_file =
         |path: &FilePath, what| Some((Cow::Owned(IndexName::parse(path.index()).ok()?), what));
     match route {
         Route::Index(Verb::Show, index)
         | Route::SimpleList(index)
         | Route::Simple(index, _)
-        | Route::Refresh(index, _) => Some((Cow::Borrowed(index), Use::Look)),
-        Route::Api(Some(Scope::Index(index))) => Some((Cow::Borrowed(index), Use::Greet)),
-        Route::Submit(index) => Some((Cow::Borrowed(index), Use::Upload)),
+        | Route::Refresh(index, _) => Some((Cow::Borrowed(index), Use::Read)),
         Route::Project(verb, index, _) | Route::Version(verb, index, ..) => {
             Some((Cow::Borrowed(index), content(verb)))
         }
         Route::File(FileVerb::Get | FileVerb::Result, path) | Route::Metadata(path) => {
-            of_file(path, Use::Fetch)
+            of_file(path, Use::Read)
         }
         Route::File(FileVerb::Delete, path) => of_file(path, Use::Delete),
         Route::Root
         | Route::Api(_)
         | Route::Login
         | Route::Status
+        | Route::Submit(_)
         | Route::AuthCheck
         | Route::Changelog { .. }
         | Route::User(..)
@@ -90,8 +84,8 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
 /// Refuses who may not read the index that a request addresses. Gives whether the answer is for its asker alone.
 ///
 /// # Errors
-/// `Kind::Unauthorized` for those who gave no valid credentials. For others `Kind::Forbidden` where it is about a
-/// file, else `Kind::NotFound`, so that they are not told that there is such an index.
+/// `Kind::Unauthorized` for those who gave no valid credentials, `Kind::Forbidden` for others; `Kind::Unavailable` if too
+/// many passwords are being checked.
 pub fn check(app: &App, request: &Request, route: &Route) -> Result<bool> {
     let Some((name, what)) = addressed(route) else { return Ok(false) };
     // What is not there is the handler's to tell.
@@ -99,37 +93,23 @@ pub fn check(app: &App, request: &Request, route: &Route) -> Result<bool> {
     if index.is_open() {
         return Ok(false);
     }
-    let whole = identify(app, request)?;
-    let may_else = match what {
-        // The handler refuses the anonymous with a reason that upload clients show.
-        Use::Upload => {
-            whole == Identity::Anonymous || app.policy.allows(&whole, Permission::Upload(&index))
-        }
-        Use::Delete => app.policy.allows(&whole, Permission::DeleteEntries(&index)),
-        Use::Greet => {
-            whole == Identity::Anonymous
-                || app.may_read(&whole, &index)
-                || app.policy.allows(&whole, Permission::Upload(&index))
-        }
-        Use::Look | Use::Fetch => false,
-    };
-    let who = narrow(app, route, whole)?;
-    if may_else || app.may_read(&who, &index) {
-        return Ok(true);
+    let who = narrow(app, route, identify(app, request)?)?;
+    let may_delete =
+        || what == Use::Delete && app.policy.allows(&who, Permission::DeleteEntries(&index));
+    match app.may_read(&who, &index) || may_delete() {
+        true => Ok(true),
+        false => Err(refusal(app, request, &who)),
     }
-    Err(match what {
-        Use::Fetch if who != Identity::Anonymous => Error::forbidden("package read forbidden"),
-        _ => refusal(app, request, &who, &index.name),
-    })
 }
 
-fn refusal(app: &App, request: &Request, who: &Identity, index: &IndexName) -> Error {
+fn refusal(app: &App, request: &Request, who: &Identity) -> Error {
     match who {
         Identity::Anonymous => Error::unauthorized(
             auth::complaint(app, request)
                 .unwrap_or_else(|| "authentication is required to read this index".to_owned()),
         ),
-        _ => Error::not_found(format!("The stage {index} could not be found.")),
+        // "Not found" would be leave to look elsewhere, where anybody may have put that name.
+        _ => Error::forbidden("package read forbidden"),
     }
 }
 
@@ -210,16 +190,8 @@ impl App {
         let index = index::require(&txn, name)?;
         match self.may_read(&who, &index) {
             true => Ok(Reading { txn, index, who }),
-            false => Err(refusal(self, request, &who, name)),
+            false => Err(refusal(self, request, &who)),
         }
-    }
-
-    /// Who reads from an index, for `may_read`; refuses those who may not. Not to be called within a transaction.
-    ///
-    /// # Errors
-    /// Those of `read_index`.
-    pub fn require_read(&self, request: &Request, index: &Index) -> Result<Identity> {
-        self.read_index(request, &index.name).map(|reading| reading.who)
     }
 
     /// Who asks for something made from several indexes that all address none; anonymous where it makes no difference.
@@ -292,8 +264,6 @@ mod tests {
             (Method::Get, "/+f/012/3456789012345/p-1.whl.metadata"),
             (Method::Post, "/+f/012/3456789012345/p-1.whl"),
             (Method::Get, "/+e/a/p-1.whl"),
-            (Method::Post, ""),
-            (Method::Get, "/+api"),
         ] {
             let route = Route::parse(method, &format!("/ann/dev{path}")).expect("a route");
             let name = addressed(&route).map(|(name, _)| name.into_owned());

@@ -73,11 +73,9 @@ pub fn authcheck(app: &App, request: &Request) -> Result<Response> {
     };
     match access::check(app, request, &route) {
         Ok(_) => Ok(Response::text(200, "")),
-        // A proxy knows 401 and 403 only; devpi-client prints an error of a 403.
+        // devpi-client prints an error of a 403 only.
         Err(error) if error.kind == Kind::Unauthorized && !is_devpi_client(request) => Err(error),
-        Err(error) if matches!(error.kind, Kind::Unauthorized | Kind::NotFound) => {
-            Err(Error::forbidden(error.message))
-        }
+        Err(error) if error.kind == Kind::Unauthorized => Err(Error::forbidden(error.message)),
         Err(error) => Err(error),
     }
 }

@@ -1,14 +1,19 @@
 //! `GET /+status`: what this node knows of itself and of the others; what is not known is null.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value as Json, json};
 
 use crate::digest::hex;
 use crate::error::Result;
+use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::model::index;
+use crate::names::IndexName;
 use crate::replication::wire;
 use crate::serial::Serial;
+use crate::store::key::FilePath;
 
 use super::{App, Node, ask, at};
 
@@ -16,7 +21,7 @@ use super::{App, Node, ask, at};
 ///
 /// # Errors
 /// `Kind::Internal` if the database fails.
-pub fn status(app: &App) -> Result<Response> {
+pub fn status(app: &App, request: &Request) -> Result<Response> {
     let clock = app.store.clock();
     let serial = Serial::wire(clock.now());
     let committed = unix(clock.moved_at());
@@ -61,12 +66,31 @@ pub fn status(app: &App) -> Result<Response> {
         Node::Replica(replica) => {
             put("role", "REPLICA".into());
             put("polling_replicas", json!({}));
-            if let Json::Object(fields) = replica.status_json()? {
+            if let Json::Object(mut fields) = replica.status_json()? {
+                if let Some(Json::Object(errors)) = fields.get_mut("replication-errors") {
+                    leave_out_closed(app, request, errors)?;
+                }
                 shown.extend(fields);
             }
         }
     }
     Ok(at(clock.now(), ask::result(200, "status", Json::Object(shown))))
+}
+
+/// Leaves out files of indexes that the asker may not read.
+fn leave_out_closed(app: &App, request: &Request, errors: &mut Map<String, Json>) -> Result<()> {
+    let name = |path: &str| IndexName::parse(FilePath::parse(path)?.index()).ok();
+    let names: BTreeSet<IndexName> = errors.keys().filter_map(|path| name(path)).collect();
+    let txn = app.store.read()?;
+    let mut closed = Vec::new();
+    for name in &names {
+        closed.extend(index::find(&txn, name)?.filter(|index| !index.is_open()));
+    }
+    drop(txn);
+    let who = app.reader_of(request, &closed)?;
+    closed.retain(|index| !app.may_read(&who, index));
+    errors.retain(|path, _| name(path).is_none_or(|name| closed.iter().all(|i| i.name != name)));
+    Ok(())
 }
 
 /// Seconds since 1970.

@@ -96,7 +96,7 @@ def test_a_token_does_what_it_is_for_and_no_more(index, node):
         assert "dev" in client.expect(200, "GET", f"/{index.user}").json()["result"]["indexes"]
     with holder(node, make(index, node, "upload")) as client:
         assert put(client, index, "third").status == 200
-        assert client.ask("GET", page).status == 404
+        assert client.ask("GET", page).status == 403
         assert client.ask("GET", file).status == 403
         client.expect(200, "GET", f"/{index.name}/+api")
 
@@ -134,7 +134,7 @@ def test_a_token_is_for_its_indexes_and_projects(index, node, twine, tmp_path):
         client.expect(200, "GET", f"/{index.name}/+simple/hidden/")
         client.expect(200, "GET", file)
         for path in ("/+simple/other/", "/+simple/", "", "/other", "/other/1.0"):
-            assert client.ask("GET", f"/{index.name}{path}").status == 404, path
+            assert client.ask("GET", f"/{index.name}{path}").status == 403, path
         assert put(client, index, "hidden", "2.0").status == 200
         answer = put(client, index, "other", "2.0")
         assert answer.status == 403 and "not for the project other" in answer.reason
@@ -156,8 +156,8 @@ def test_a_token_grants_no_more_than_its_owner_has(index, node):
         client.expect(200, "GET", f"/{other.name}/+simple/hidden/")
         owner.expect(200, "PATCH", f"/{other.name}", {"acl_upload": []})
         settle(index.pair)
-        assert put(client, other, version="2.0").status == 404
-        assert client.ask("GET", f"/{other.name}/+simple/hidden/").status == 404
+        assert put(client, other, version="2.0").status == 403
+        assert client.ask("GET", f"/{other.name}/+simple/hidden/").status == 403
 
 
 def test_revoked_expired_and_orphaned_tokens_end_at_once(index, node):
@@ -274,3 +274,28 @@ def test_wishes_that_make_no_sense_are_refused(index, node):
         ]:
             assert client.ask("POST", f"/{index.user}/+tokens", wish).status == 400, wish
         assert client.expect(200, "GET", f"/{index.user}/+tokens").json()["result"] == []
+
+
+def test_a_push_needs_both_rights_and_the_project(index, node):
+    fill(index)
+    with index.client(node) as owner:
+        owner.expect(200, "PUT", f"/{index.user}/prod", {"acl_pkg_read": []})
+        settle(index.pair)
+    prod = f"{index.user}/prod"
+
+    def push(token, name="hidden"):
+        with holder(node, token) as client:
+            body = {"name": name, "version": "1.0", "targetindex": prod}
+            return client.ask("POST", f"/{index.name}", body).status
+
+    both = [index.name, prod]
+    assert push(make(index, node, "read", indexes=both)) == 401
+    assert push(make(index, node, "upload", indexes=both)) == 403
+    assert push(make(index, node, "read", "upload")) == 401
+    assert push(make(index, node, "read", "upload", indexes=both, projects=["other"])) == 403
+    token = make(index, node, "read", "upload", indexes=both, projects=["hidden"])
+    assert push(token, "other") == 403
+    assert push(token) == 200
+    settle(index.pair)
+    with holder(node, token) as client:
+        client.expect(200, "GET", f"/{prod}/+simple/hidden/")
