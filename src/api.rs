@@ -5,6 +5,7 @@ pub mod ask;
 pub mod auth;
 pub mod cache;
 pub mod discovery;
+pub mod docs;
 pub mod files;
 pub mod indexes;
 pub mod lists;
@@ -41,6 +42,7 @@ use crate::store::{Store, Writer};
 use crate::transfer::Transfer;
 
 use cache::{FileCache, PageCache};
+use docs::ZipCache;
 use route::{Access, FileVerb, Route, Verb};
 
 /// The longest JSON body in bytes; the largest real ones are user lists sent back by old clients.
@@ -83,6 +85,8 @@ pub struct App {
     pub pages: PageCache,
     /// Files that are asked for often.
     pub files: FileCache,
+    /// Documentation that is open.
+    pub zips: ZipCache,
     /// Numbers of the HTTP server, once it runs.
     pub http: OnceLock<Watcher>,
 }
@@ -244,6 +248,7 @@ fn run(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
         Route::File(FileVerb::Get, path) => files::get(app, request, &path),
         Route::File(FileVerb::Delete, path) => now(files::delete(app, &request, &path)),
         Route::File(FileVerb::Result, path) => now(upload::result(app, &mut request, &path)),
+        Route::Docs(index, page) => docs::show(app, request, &index, page),
         Route::Metadata(wheel) => files::metadata(app, request, &wheel),
         Route::Project(verb, index, project) => match verb {
             Verb::Delete => now(projects::delete(app, &request, &index, &project)),

@@ -5,6 +5,7 @@
 pub mod acl;
 pub mod attach;
 pub mod delete;
+pub mod docs;
 pub mod files;
 pub mod index;
 pub mod links;

@@ -169,6 +169,10 @@ impl Version {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+    /// Whether PEP 440 takes it for a final release.
+    pub fn is_stable(&self) -> bool {
+        self.0.parse::<pep440_rs::Version>().is_ok_and(|version| !version.any_prerelease())
+    }
     /// A key that sorts versions as PEP 440 does; what PEP 440 does not understand comes before all others, by text.
     pub fn sort_key(&self) -> (Option<pep440_rs::Version>, String) {
         (self.0.parse().ok(), self.0.clone())

@@ -1,5 +1,6 @@
 //! Pages as pure functions of values.
 
+pub mod docs;
 pub mod index;
 pub mod simple;
 

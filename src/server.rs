@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::api::cache::{FileCache, PageCache};
+use crate::api::docs::ZipCache;
 use crate::api::{Api, App, Node};
 use crate::config::Config;
 use crate::deadline::Deadline;
@@ -95,6 +96,7 @@ fn app(
         policy: Policy { restrict_modify: config.restrict_modify.clone() },
         pages: PageCache::for_pages(),
         files: FileCache::for_files(),
+        zips: ZipCache::new(),
         http: OnceLock::new(),
         config: config.clone(),
     })

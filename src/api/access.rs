@@ -19,7 +19,7 @@ use crate::replication::wire;
 use crate::store::key::{self, FilePath};
 use crate::store::txn::{Read, ReadTxn};
 
-use super::route::{FileVerb, Route, Verb};
+use super::route::{DocPage, FileVerb, Route, Verb};
 use super::{App, Node, auth};
 
 /// Whether what is made from these indexes is the same for everybody, so that it may be kept under an address alone.
@@ -57,7 +57,8 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         Route::Index(Verb::Show, index)
         | Route::SimpleList(index)
         | Route::Simple(index, _)
-        | Route::Refresh(index, _) => Some((Cow::Borrowed(index), Use::Read)),
+        | Route::Refresh(index, _)
+        | Route::Docs(index, _) => Some((Cow::Borrowed(index), Use::Read)),
         Route::Project(verb, index, _) | Route::Version(verb, index, ..) => {
             Some((Cow::Borrowed(index), content(verb)))
         }
@@ -144,7 +145,8 @@ fn project_of(app: &App, route: &Route) -> Result<Option<ProjectName>> {
         Route::Simple(_, project)
         | Route::Refresh(_, project)
         | Route::Project(_, _, project)
-        | Route::Version(_, _, project, _) => Ok(Some(ProjectName::new(project))),
+        | Route::Version(_, _, project, _)
+        | Route::Docs(_, DocPage { project, .. }) => Ok(Some(ProjectName::new(project))),
         Route::File(_, path) | Route::Metadata(path) => {
             let record = app.store.read()?.get(&key::File(path))?;
             Ok(match record.as_ref().and_then(|record| record.text("project")) {
@@ -259,6 +261,8 @@ mod tests {
             (Method::Post, "/+simple/p/refresh"),
             (Method::Get, "/p"),
             (Method::Get, "/p/1"),
+            (Method::Get, "/p/1/+doc/index.html"),
+            (Method::Get, "/p/1/+d/"),
             (Method::Delete, "/p/1"),
             (Method::Get, "/+f/012/3456789012345/p-1.whl"),
             (Method::Get, "/+f/012/3456789012345/p-1.whl.metadata"),

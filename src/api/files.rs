@@ -271,7 +271,8 @@ fn send(request: &Request, name: &str, kept: &Kept<OpenFile>) -> Result<Response
     })
 }
 
-fn is_unmodified(request: &Request, etag: Option<&str>, modified: Option<&str>) -> bool {
+/// Whether a client holds what it asks for already.
+pub fn is_unmodified(request: &Request, etag: Option<&str>, modified: Option<&str>) -> bool {
     if let Some(tags) = request.headers.get("if-none-match") {
         return etag.is_some_and(|etag| {
             tags.split(',').any(|tag| matches!(tag.trim(), "*") || tag.trim() == etag)

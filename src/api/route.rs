@@ -53,8 +53,23 @@ pub enum Route {
     Project(Verb, IndexName, String),
     /// `/U/I/P/V`
     Version(Verb, IndexName, String, String),
+    /// `GET /U/I/P/V/+doc/...` and `/U/I/P/V/+d/...`
+    Docs(IndexName, DocPage),
     /// Something that devpi-server has and this version does not; the text says what.
     Unsupported(&'static str),
+}
+
+/// A page of documentation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DocPage {
+    /// The project.
+    pub project: String,
+    /// The version, or `latest` or `stable`.
+    pub version: String,
+    /// The page within the documentation; empty for the first one.
+    pub page: String,
+    /// Whether it is to be shown within a page of ours.
+    pub is_framed: bool,
 }
 
 /// What the discovery address is about.
@@ -127,6 +142,7 @@ impl Route {
             | Self::SimpleList(_)
             | Self::Simple(..)
             | Self::Metadata(_)
+            | Self::Docs(..)
             | Self::Unsupported(_) => Access::Read,
         }
     }
@@ -236,7 +252,11 @@ fn below_index(method: Method, index: IndexName, rest: &[&str]) -> Option<Route>
         [_, version] if version.starts_with('+') => None,
         [project, version] => verb_of_content(method)
             .map(|verb| Route::Version(verb, index, (*project).to_owned(), (*version).to_owned())),
-        [_, _, "+doc" | "+d", ..] if is_get => Some(Route::Unsupported("documentation")),
+        [project, version, kind @ ("+doc" | "+d"), page @ ..] if is_get => {
+            let (project, version) = ((*project).to_owned(), (*version).to_owned());
+            let (page, is_framed) = (page.join("/"), *kind == "+d");
+            Some(Route::Docs(index, DocPage { project, version, page, is_framed }))
+        }
         [_, _, "+toxresults", ..] if is_get => Some(Route::Unsupported("pages of test results")),
         _ => None,
     }
@@ -283,6 +303,14 @@ mod tests {
             Some(Route::Version(Verb::Show, index.clone(), "p".into(), "1.0+local.1".into()))
         );
         assert_eq!(parse(Method::Push, "/ann/dev"), Some(Route::Submit(index)));
+        let page = |path: &str| match get(path) {
+            Some(Route::Docs(_, page)) => Some((page.version, page.page, page.is_framed)),
+            _ => None,
+        };
+        let page_of = |v: &str, p: &str, is_framed| Some((v.to_owned(), p.to_owned(), is_framed));
+        assert_eq!(page("/ann/dev/p/1+l/+doc/a/b.html"), page_of("1+l", "a/b.html", false));
+        assert_eq!(page("/ann/dev/p/latest/+d/"), page_of("latest", "", true));
+        assert_eq!(page("/ann/dev/p/1/+doc/..%2f..%2fx"), page_of("1", "../../x", false));
         let path = "ann/dev/+f/012/3456789012345/p-1.whl";
         let file = FilePath::parse(path).expect("valid");
         assert_eq!(get(&format!("/{path}")), Some(Route::File(FileVerb::Get, file.clone())));

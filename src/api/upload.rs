@@ -12,6 +12,7 @@ use crate::http::request::Request;
 use crate::http::response::{Response, status};
 use crate::model::acl::{Identity, Permission};
 use crate::model::attach;
+use crate::model::docs::Zip;
 use crate::model::index::{self, Index};
 use crate::model::metadata::{self, Submission};
 use crate::model::upload::{self as model, NewFile, Upload};
@@ -182,6 +183,7 @@ fn store_doc(app: &App, form: ReadForm, index: &Index, who: &Identity) -> Result
     check_project(name)?;
     let version = text("version").map(|(_, version)| Version::parse(version)).transpose()?;
     let (_, zip) = form.file.ok_or_else(|| Error::invalid("content file field not found"))?;
+    check_zip(&zip)?;
     let (outcome, serial) = app.writer()?.write(|txn| {
         let index = target(app, txn, who, index)?;
         let version = match version {
@@ -191,6 +193,17 @@ fn store_doc(app: &App, form: ReadForm, index: &Index, who: &Identity) -> Result
         attach::store_doc(txn, &index, (name, &version), zip, who.user())
     })?;
     Ok((reason(outcome), serial))
+}
+
+/// Refuses documentation that could not be shown.
+fn check_zip(zip: &Staged) -> Result<()> {
+    let refused =
+        |why: &str| Error::invalid(format!("the documentation zip cannot be taken: {why}"));
+    let opened = Zip::open(zip.open()?).map_err(|error| match error.kind {
+        Kind::Invalid => refused(&error.message),
+        _ => error,
+    })?;
+    opened.objection().map_or(Ok(()), |why| Err(refused(why)))
 }
 
 fn check_project(name: &str) -> Result<()> {
