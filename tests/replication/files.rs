@@ -415,6 +415,34 @@ fn not_found_is_said_only_when_the_master_says_it() {
 }
 
 #[test]
+fn what_no_record_names_is_asked_for_as_the_client() {
+    const ANN: (&str, &str) = ("Authorization", "Basic YW5uOng=");
+    let master = MasterNode::start();
+    let path = master.home.upload("x-1.zip", b"bytes");
+    let (answering, handler) = serve_master(&master.home, MASTER);
+    let closed = move |asked: twinpi::http::request::Request| {
+        let is_file = asked.headers.has(wire::FILE_REPLICATION);
+        let is_let_in = asked.headers.get(ANN.0) == Some(ANN.1)
+            || matches!(answering.replica_of(&asked), Ok(Some(_)));
+        match is_file && !is_let_in {
+            true => Reply::Now(Response::text(401, "closed")),
+            false => handler(asked),
+        }
+    };
+    let server = Mini::start(master.home.store.clock().clone(), Arc::new(closed));
+    let replica = ReplicaNode::start(&server.url());
+    let unknown = |fields: &[(&str, &str)]| {
+        let error = Error::not_found("no such file here");
+        replica.run(replica.replica.ask_master(&get(fields), &path, None, error))
+    };
+    let refused = unknown(&[]);
+    assert_eq!(refused.status, 401);
+    assert!(refused.header("WWW-Authenticate").is_some_and(|asks| asks.starts_with("Basic")));
+    assert_eq!(text_of(unknown(&[ANN])), "bytes");
+    assert_eq!(unknown(&[(ANN.0, "Basic ZXZlOng=")]).status, 401, "it was kept for nobody else");
+}
+
+#[test]
 fn what_replicas_ask_for_goes_out_with_a_token() {
     let count = Arc::new(AtomicUsize::new(0));
     let master = MasterNode::start();
