@@ -11,6 +11,8 @@ pub mod names;
 pub mod pages;
 pub mod parse;
 pub mod record;
+#[cfg(test)]
+mod scenes;
 pub mod upstream;
 
 use std::sync::Arc;

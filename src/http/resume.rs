@@ -48,17 +48,26 @@ pub struct Steady {
     knows_no_parts: bool,
 }
 
-/// Asks for a file, again if that fails in a way that may pass. `is_checked` says that its bytes will be compared with
-/// what they should be.
+/// How a file is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Whether its bytes will be compared with what they should be.
+    pub is_checked: bool,
+    /// Whether an answer that there is trouble is worth another question. A master that says so has tried already.
+    pub asks_again: bool,
+}
+
+/// Asks for a file, again if that fails in a way that may pass.
 ///
 /// # Errors
 /// Those of `ask` at the last attempt.
-pub fn open(ask: Ask, is_checked: bool) -> Result<Opened> {
+pub fn open(ask: Ask, manner: Manner) -> Result<Opened> {
+    let is_checked = manner.is_checked;
     let mut pauses = PAUSES.iter();
     loop {
         let result = ask(&[]);
         let may_pass = match &result {
-            Ok(answer) => is_passing(answer.status),
+            Ok(answer) => manner.asks_again && is_passing(answer.status),
             Err(error) => error.kind != Kind::Invalid,
         };
         match (may_pass, pauses.next()) {
@@ -267,7 +276,8 @@ mod tests {
                 body: Box::new(Broken(body, breaks)),
             })
         };
-        let result = open(Box::new(ask), is_checked).map(|opened| match opened {
+        let manner = Manner { is_checked, asks_again: true };
+        let result = open(Box::new(ask), manner).map(|opened| match opened {
             Opened::Refused(answer) => Err(io::Error::other(answer.status.to_string())),
             Opened::Body(mut body) => {
                 let mut got = Vec::new();

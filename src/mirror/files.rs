@@ -8,7 +8,7 @@ use crate::digest::{Hasher, Sums};
 use crate::error::{Error, Kind, Result};
 use crate::http::range::{Validators, Wanted};
 use crate::http::response::{Body, Response};
-use crate::http::resume::{self, Ask, Opened, Steady};
+use crate::http::resume::{self, Ask, Manner, Opened, Steady};
 use crate::model::index::{self, Index};
 use crate::model::mirrored::Settings;
 use crate::model::{metadata, time};
@@ -70,7 +70,8 @@ fn open(upstream: Arc<Upstream>, url: String, is_checked: bool) -> Result<Steady
     let shown = without_credentials(&url);
     let failed =
         |error: Error| Error::new(Kind::BadGateway, format!("error getting {shown}: {error}"));
-    match resume::open(ask_for(upstream, url), is_checked).map_err(failed)? {
+    let manner = Manner { is_checked, asks_again: true };
+    match resume::open(ask_for(upstream, url), manner).map_err(failed)? {
         Opened::Body(body) => Ok(body),
         Opened::Refused(answer) => Err(resume::refused(answer, &shown)),
     }

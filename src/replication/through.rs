@@ -10,7 +10,7 @@ use crate::http::client::Answer;
 use crate::http::range::{Validators, Wanted};
 use crate::http::request::Headers;
 use crate::http::response::{Body, Reply, Response};
-use crate::http::resume::{self, Ask, Opened, Steady};
+use crate::http::resume::{self, Ask, Manner, Opened, Steady};
 use crate::store::expected::Expected;
 use crate::store::growing::{About, Arrival, Arrivals, Growing};
 use crate::store::key::{self, FilePath};
@@ -166,7 +166,8 @@ fn join(
 fn bring(files: &Arc<Files>, arrival: &mut Arrival, errand: Errand) -> Result<()> {
     let Errand { path, expected, place, client, patience, elsewhere } = errand;
     let ask = either(files, &path, client, patience, elsewhere);
-    let mut source = match resume::open(ask, expected.is_known())? {
+    let manner = Manner { is_checked: expected.is_known(), asks_again: false };
+    let mut source = match resume::open(ask, manner)? {
         Opened::Body(body) => body,
         Opened::Refused(answer) => return Err(not_sent(answer)),
     };

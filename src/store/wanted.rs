@@ -77,7 +77,11 @@ pub(super) fn settle(
                 drop.execute([path.as_str()])?;
                 removed.push(path.clone());
             }
-            Some(record) if record.get("last_modified").is_none() => (),
+            // A mirror's file that was never brought, or whose bytes were deleted.
+            Some(record) if record.get("last_modified").is_none() => {
+                drop.execute([path.as_str()])?;
+                removed.extend(blobs.size(path).map(|_| path.clone()));
+            }
             Some(_) if !wants(path) || blobs.size(path).is_some() => (),
             Some(_) => {
                 want.execute(params![path.as_str(), held.serial.get() as i64])?;
