@@ -241,6 +241,9 @@ fn judge(status: u16, kind: Option<&str>, answer: Answer) -> Outcome {
     let reason = answer.reason.clone().unwrap_or_default();
     link::drain(answer);
     match (status, kind) {
+        (403, Some("mirror")) => {
+            Outcome::Gone("the master keeps it back: its project is in quarantine".to_owned())
+        }
         (302, _) => Outcome::Gone("the master does not keep it".to_owned()),
         (410, _) => Outcome::Gone("the master deleted it".to_owned()),
         (404 | 502, None) => {
