@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod docs;
 pub mod files;
 pub mod indexes;
+pub mod legacy;
 pub mod lists;
 pub mod login;
 pub mod mirrored;
@@ -248,6 +249,9 @@ fn run(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
         Route::File(FileVerb::Get, path) => files::get(app, request, &path),
         Route::File(FileVerb::Delete, path) => now(files::delete(app, &request, &path)),
         Route::File(FileVerb::Result, path) => now(upload::result(app, &mut request, &path)),
+        Route::Legacy(index, project, version) => {
+            legacy::show(app, request, &index, &project, version)
+        }
         Route::Docs(index, page) => docs::show(app, request, &index, page),
         Route::Metadata(wheel) => files::metadata(app, request, &wheel),
         Route::Project(verb, index, project) => match verb {

@@ -58,6 +58,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::SimpleList(index)
         | Route::Simple(index, _)
         | Route::Refresh(index, _)
+        | Route::Legacy(index, ..)
         | Route::Docs(index, _) => Some((Cow::Borrowed(index), Use::Read)),
         Route::Project(verb, index, _) | Route::Version(verb, index, ..) => {
             Some((Cow::Borrowed(index), content(verb)))
@@ -146,6 +147,7 @@ fn project_of(app: &App, route: &Route) -> Result<Option<ProjectName>> {
         | Route::Refresh(_, project)
         | Route::Project(_, _, project)
         | Route::Version(_, _, project, _)
+        | Route::Legacy(_, project, _)
         | Route::Docs(_, DocPage { project, .. }) => Ok(Some(ProjectName::new(project))),
         Route::File(_, path) | Route::Metadata(path) => {
             let record = app.store.read()?.get(&key::File(path))?;
@@ -263,6 +265,8 @@ mod tests {
             (Method::Get, "/p/1"),
             (Method::Get, "/p/1/+doc/index.html"),
             (Method::Get, "/p/1/+d/"),
+            (Method::Get, "/pypi/p/json"),
+            (Method::Get, "/pypi/p/1/json"),
             (Method::Delete, "/p/1"),
             (Method::Get, "/+f/012/3456789012345/p-1.whl"),
             (Method::Get, "/+f/012/3456789012345/p-1.whl.metadata"),

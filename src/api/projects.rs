@@ -19,7 +19,7 @@ use crate::store::record::Link;
 use crate::store::txn::{Read, WriteTxn};
 
 use super::mirrored::{self, Mirrored};
-use super::{App, ask, at, auth, simple};
+use super::{App, ask, at, auth, legacy, simple};
 
 /// `GET /U/I/P`: the versions of a project with their data; for installers its simple page.
 ///
@@ -103,6 +103,10 @@ pub fn show_version(
                 (None, data) => shown = data,
                 _ => (),
             }
+        }
+        if shown.is_none() && version == legacy::LAST {
+            drop(txn);
+            return legacy::make(app, request, mirrors, &name, &project, None);
         }
         let shown = shown.ok_or_else(|| {
             mirrors.absence(Error::not_found(format!(

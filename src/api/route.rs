@@ -55,6 +55,8 @@ pub enum Route {
     Version(Verb, IndexName, String, String),
     /// `GET /U/I/P/V/+doc/...` and `/U/I/P/V/+d/...`
     Docs(IndexName, DocPage),
+    /// `GET /U/I/pypi/P/json` and `/U/I/pypi/P/V/json`
+    Legacy(IndexName, String, Option<String>),
     /// Something that devpi-server has and this version does not; the text says what.
     Unsupported(&'static str),
 }
@@ -143,6 +145,7 @@ impl Route {
             | Self::Simple(..)
             | Self::Metadata(_)
             | Self::Docs(..)
+            | Self::Legacy(..)
             | Self::Unsupported(_) => Access::Read,
         }
     }
@@ -252,6 +255,12 @@ fn below_index(method: Method, index: IndexName, rest: &[&str]) -> Option<Route>
         [_, version] if version.starts_with('+') => None,
         [project, version] => verb_of_content(method)
             .map(|verb| Route::Version(verb, index, (*project).to_owned(), (*version).to_owned())),
+        ["pypi", project, "json"] if is_get && is_project(project) => {
+            Some(Route::Legacy(index, (*project).to_owned(), None))
+        }
+        ["pypi", project, version, "json"] if is_get && is_project(project) => {
+            Some(Route::Legacy(index, (*project).to_owned(), Some((*version).to_owned())))
+        }
         [project, version, kind @ ("+doc" | "+d"), page @ ..] if is_get => {
             let (project, version) = ((*project).to_owned(), (*version).to_owned());
             let (page, is_framed) = (page.join("/"), *kind == "+d");
@@ -302,7 +311,17 @@ mod tests {
             get("/ann/dev/p/1.0+local.1"),
             Some(Route::Version(Verb::Show, index.clone(), "p".into(), "1.0+local.1".into()))
         );
-        assert_eq!(parse(Method::Push, "/ann/dev"), Some(Route::Submit(index)));
+        assert_eq!(parse(Method::Push, "/ann/dev"), Some(Route::Submit(index.clone())));
+        let legacy = |version: Option<&str>| {
+            let version = version.map(str::to_owned);
+            Some(Route::Legacy(index.clone(), "p".into(), version))
+        };
+        assert_eq!(get("/ann/dev/pypi/p/json"), legacy(None));
+        assert_eq!(get("/ann/dev/pypi/p/1+l/json/"), legacy(Some("1+l")));
+        assert_eq!(
+            get("/ann/dev/pypi/json"),
+            Some(Route::Version(Verb::Show, index.clone(), "pypi".into(), "json".into()))
+        );
         let page = |path: &str| match get(path) {
             Some(Route::Docs(_, page)) => Some((page.version, page.page, page.is_framed)),
             _ => None,
