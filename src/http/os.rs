@@ -110,6 +110,20 @@ pub(super) fn set_variable(name: &str, value: &str) -> bool {
     true
 }
 
+/// Sets one of glibc's settings of memory, where glibc it is; says whether it did.
+pub(super) fn set_allocator(setting: i32, value: i32) -> bool {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: takes two numbers and touches nothing but the allocator's own settings, under its own lock.
+        unsafe { libc::mallopt(setting, value) == 1 }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    {
+        let _ = (setting, value);
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
