@@ -149,6 +149,11 @@ impl Hasher {
     }
 }
 
+/// Whether digests of this kind can be computed here.
+pub fn is_known(kind: &str) -> bool {
+    matches!(kind, "sha256" | "md5" | "blake2b_256" | "blake2_256") || other(kind).is_some()
+}
+
 /// The kinds that only indexes elsewhere still use.
 fn other(kind: &str) -> Option<Other> {
     Some(match kind {

@@ -18,7 +18,7 @@ use crate::names::{IndexName, ProjectName};
 use crate::replication::{self, wire};
 use crate::serial::Serial;
 use crate::store::key::{FilePath, Key as _, SimpleLinks, User};
-use crate::store::record::{Dict, Record as _};
+use crate::store::record::{Dict, Links, Record as _};
 use crate::store::txn::Read;
 
 use super::cache::{Kept, OpenFile, Sources, source};
@@ -64,7 +64,15 @@ fn find(app: &App, path: &FilePath) -> Result<Known> {
 /// # Errors
 /// `Kind::Forbidden` with the reason that the upstream gives.
 pub fn refuse_quarantined(txn: &impl Read, index: &Index, project: &ProjectName) -> Result<()> {
-    let page = txn.get(&SimpleLinks(&index.name, project))?.unwrap_or_default();
+    let Some(value) = txn.row(&SimpleLinks(&index.name, project).path())?.and_then(|r| r.value)
+    else {
+        return Ok(());
+    };
+    // Pages can be large, and hardly any has the word in it.
+    if memchr::memmem::find(&value, QUARANTINED.as_bytes()).is_none() {
+        return Ok(());
+    }
+    let page = Links::decode(&value)?;
     if page.rest.text("project_status") != Some(QUARANTINED) {
         return Ok(());
     }

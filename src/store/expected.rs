@@ -1,6 +1,6 @@
 //! What the bytes of a file must come to, by its record.
 
-use crate::digest::{Hasher, Sums};
+use crate::digest::{self, Hasher, Sums};
 use crate::error::{Error, Kind, Result};
 
 use super::codec::Value;
@@ -74,7 +74,8 @@ impl Expected {
 
     /// Whether there is anything to tell right bytes from wrong ones by.
     pub fn is_known(&self) -> bool {
-        self.prefix.is_some() || !self.digests.is_empty()
+        let is_known = |(kind, _): &(String, String)| digest::is_known(kind);
+        self.prefix.is_some() || self.digests.iter().any(is_known)
     }
 
     /// Whether bytes with these sums are the file's. Digests of kinds that are not known here are passed over.
@@ -157,5 +158,8 @@ mod tests {
         assert!(is_right(&record(&spec, &both, None)), "the best digest suffices");
         assert!(is_right(&record("sha3_256=00", &[], None)), "nothing to compare");
         assert!(!is_right(&record("sha512=00", &[], None)));
+        for (spec, is_known) in [("sha3_256=00", false), ("sha512=00", true), ("", false)] {
+            assert_eq!(Expected::of(&record(spec, &[], None)).is_known(), is_known, "{spec}");
+        }
     }
 }
