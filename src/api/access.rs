@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::response::{Reply, Response};
+use crate::mirror::upstream::without_credentials;
 use crate::model::acl::{Identity, Permission};
 use crate::model::index::{self, Index};
 use crate::model::tokens::Grant;
@@ -25,6 +26,14 @@ use super::{App, Node, auth};
 /// Whether what is made from these indexes is the same for everybody, so that it may be kept under an address alone.
 pub fn is_open(order: &[Index]) -> bool {
     order.iter().all(Index::is_open)
+}
+
+const MIRROR_URL: &str = "mirror_url";
+
+/// Whether its configuration has something that is not for everybody who may read it.
+fn has_credentials(index: &Index) -> bool {
+    let url = index.config.text(MIRROR_URL).and_then(|url| url.split_once("://"));
+    url.is_some_and(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(rest).contains('@'))
 }
 
 /// An index that is being read.
@@ -198,12 +207,39 @@ impl App {
         }
     }
 
+    /// An index as it is shown: with the credentials for its upstream only to those who may change it.
+    ///
+    /// # Errors
+    /// `Kind::NotFound` if there is no such index; `Kind::Unavailable` if too many passwords are being checked.
+    pub fn shown_index(&self, request: &Request, name: &IndexName) -> Result<Index> {
+        let index = index::require(&self.store.read()?, name)?;
+        match has_credentials(&index) {
+            true => Ok(self.veil(&asker(self, request)?, index)),
+            false => Ok(index),
+        }
+    }
+
+    /// Takes the credentials for its upstream out of an index that `who` may not change.
+    pub fn veil(&self, who: &Identity, mut index: Index) -> Index {
+        if has_credentials(&index)
+            && !self.policy.allows(who, Permission::IndexModify(&index.name))
+            && let Some(url) = index.config.text(MIRROR_URL).map(without_credentials)
+        {
+            index.config.set(MIRROR_URL, url);
+        }
+        index
+    }
+
     /// Who asks for something made from several indexes that all address none; anonymous where it makes no difference.
     ///
     /// # Errors
     /// `Kind::Unavailable` if too many passwords are being checked.
     pub fn reader_of(&self, request: &Request, indexes: &[Index]) -> Result<Identity> {
-        if is_open(indexes) { Ok(Identity::Anonymous) } else { asker(self, request) }
+        if is_open(indexes) && !indexes.iter().any(has_credentials) {
+            Ok(Identity::Anonymous)
+        } else {
+            asker(self, request)
+        }
     }
 }
 

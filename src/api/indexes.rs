@@ -30,8 +30,8 @@ pub fn show(app: &Arc<App>, request: Request, name: &IndexName) -> Result<Reply>
     if best.is_none() {
         return Err(Error::not_found("this address answers in HTML and JSON only"));
     }
+    let index = app.shown_index(&request, name)?;
     let txn = app.store.read()?;
-    let index = index::require(&txn, name)?;
     if best == Some(HTML) && request.accept().contains(HTML) {
         let base = ask::base_url(&request, app.config.outside_url.as_deref());
         let page = pages::index::page(&index, &stage::projects(&txn, name)?, &base);
@@ -42,7 +42,7 @@ pub fn show(app: &Arc<App>, request: Request, name: &IndexName) -> Result<Reply>
     if !request.has_parameter("no_projects") {
         if index.is_mirror() {
             drop(txn);
-            return lists::config(app, request, index);
+            return lists::config(app, request, name, shown);
         }
         if let Json::Object(fields) = &mut shown {
             fields.insert("projects".into(), stage::projects(&txn, name)?.into());

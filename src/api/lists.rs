@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::read::GzEncoder;
+use serde_json::Value as Json;
 
 use crate::digest::Hasher;
 use crate::error::Result;
@@ -81,14 +82,19 @@ fn look(app: &App, request: &Request, name: &IndexName) -> ListLook {
     })
 }
 
-/// `GET /U/M`: the configuration of a mirror with all its projects.
+/// `GET /U/M`: the configuration of a mirror, as it is shown, with all its projects.
 ///
 /// # Errors
-/// `Kind::Internal` if the database fails.
-pub fn config(app: &Arc<App>, request: Request, index: Index) -> Result<Reply> {
+/// `Kind::NotFound` if there is no such index.
+pub fn config(
+    app: &Arc<App>,
+    request: Request,
+    name: &IndexName,
+    mut shown: Json,
+) -> Result<Reply> {
     const NONE: &str = "\"projects\": []";
-    let mut shown = index.shown();
-    shown["projects"] = serde_json::Value::Array(Vec::new());
+    let index = index::require(&app.store.read()?, name)?;
+    shown["projects"] = Json::Array(Vec::new());
     let text = ask::result_text("indexconfig", shown);
     // The last setting, after which only the type of the answer follows.
     let (head, tail) = text.rsplit_once(NONE).unwrap_or((&text, ""));

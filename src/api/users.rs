@@ -12,7 +12,7 @@ use crate::store::key;
 use crate::store::record::Dict;
 use crate::store::txn::Read;
 
-use super::{App, access, ask, at, auth, json_object, login};
+use super::{App, ask, at, auth, json_object, login};
 
 /// `GET /`: all users with the indexes that the asker may read.
 ///
@@ -35,7 +35,7 @@ pub fn list(app: &App, request: &Request) -> Result<Response> {
     Ok(at(serial, ask::result(200, "list:userconfig", Json::Object(users))))
 }
 
-/// Leaves out the indexes that the asker may not read.
+/// Leaves out the indexes that the asker may not read, and credentials for upstreams.
 fn visible(
     app: &App,
     request: &Request,
@@ -43,14 +43,13 @@ fn visible(
 ) -> Result<Vec<(UserName, Dict)>> {
     let indexes: Vec<_> =
         records.iter().flat_map(|(name, record)| index::of_user(name, record)).collect();
-    if access::is_open(&indexes) {
-        return Ok(records);
-    }
     let who = app.reader_of(request, &indexes)?;
     for (name, record) in &mut records {
-        let Some(mut shown) = record.dict("indexes") else { continue };
-        for index in index::of_user(name, record).iter().filter(|i| !app.may_read(&who, i)) {
-            shown.remove(index.name.index());
+        let mut shown = Dict::new();
+        let indexes = index::of_user(name, record).into_iter();
+        for index in indexes.filter(|index| app.may_read(&who, index)) {
+            let index = app.veil(&who, index);
+            shown.set(index.name.index(), index.config);
         }
         record.set("indexes", shown);
     }

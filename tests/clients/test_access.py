@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import sys
+import zipfile
 
 import pytest
 from conftest import PASSWORD, _numbers, make_index
@@ -47,6 +49,11 @@ def closed(pair, guest):
     index = make_index(pair)
     filename, content = wheel("hidden", "1.0")
     assert index.upload(pair.replica, "hidden", "1.0", filename, content).status == 200
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("index.html", "<html>of hidden-1.0</html>")
+    doc = {":action": "doc_upload"}
+    assert index.upload(pair.replica, "hidden", "1.0", "hidden.zip", packed.getvalue(), doc).status == 200
     restrict(index)
     return index
 
@@ -55,7 +62,8 @@ def addresses(index):
     with index.client(index.pair.master) as client:
         link = client.links(index.name, "hidden")["hidden-1.0-py3-none-any.whl"]["url"]
     pages = ["", "/", "?no_projects=", "/+simple/", "/+simple/hidden/", "/hidden", "/hidden/1.0"]
-    pages += ["/+simple/nothing/", "/nothing"]
+    pages += ["/+simple/nothing/", "/nothing", "/+simple/hidden/?explain"]
+    pages += ["/hidden/1.0/+d/index.html", "/hidden/latest/+doc/index.html", "/hidden/1.0/+d/nothing.html"]
     return [f"/{index.name}{page}" for page in pages], [link, f"{link}.metadata"]
 
 
@@ -148,6 +156,24 @@ def test_who_is_named_may_read_and_a_change_counts_at_once(closed, node, guest):
         ]:
             restrict(closed, *readers)
             assert (client.ask("GET", page).status, client.ask("GET", page, headers=basic(guest)).status) == statuses
+
+
+def test_credentials_for_an_upstream_are_for_those_who_may_change_the_index(pair, node, guest):
+    index = make_index(pair)
+    secret = "http://me:hush@127.0.0.1:9/simple/"
+    mirror = f"{index.user}/mirror"
+    with index.client(pair.master) as owner:
+        made = owner.expect(200, "PUT", f"/{mirror}", {"type": "mirror", "mirror_url": secret})
+        assert made.json()["result"]["mirror_url"] == secret
+    settle(pair)
+    with Client(node.url) as client:
+        for who, is_shown in [({}, False), (basic(guest), False), (basic(index.user), True), (basic("root", ""), True)]:
+            for path in ("/", f"/{index.user}", f"/{mirror}?no_projects=", f"/{mirror}", f"/{mirror}/+simple/"):
+                for accept in ACCEPTED:
+                    answer = client.ask("GET", path, headers={**who, "Accept": accept})
+                    assert is_shown or b"hush" not in answer.body, (path, who)
+            config = client.expect(200, "GET", f"/{mirror}?no_projects=", headers=who).json()["result"]
+            assert config["mirror_url"] == (secret if is_shown else secret.replace("me:hush@", ""))
 
 
 def test_pip_and_uv_read_it_with_credentials(closed, node, pip_install, tool, tmp_path):
