@@ -12,7 +12,7 @@ KILLS ?= 200
 export TWINPI_BINARY = $(abspath $(BINARY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build check test test-rust test-clients test-all test-model test-kill torture-kill compat live bench map dist clean
+.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-kill torture-kill compat live bench map dist clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,10 +42,13 @@ test-rust:
 test-clients: $(BUILT)
 	"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients
 
-test-all: test-model test-kill demo ## what takes longer: the model check of the clock, a short kill loop, the demo
+test-all: test-model test-kill test-transcript demo ## what takes longer: the model check of the clock, a short kill loop, the devpi command at work, the demo
 
 test-model: ## the serial clock under a model checker that tries interleavings
 	RUSTFLAGS="--cfg shuttle" cargo test $(CARGO_FLAGS) --test clock_model --target-dir $(TARGET)/shuttle
+
+test-transcript: $(BUILT) ## a day with the devpi command against a replica, printed as it goes
+	"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest -q -s -m transcript tests/clients
 
 test-kill: $(BUILT) ## a short kill loop
 	$(PYTHON) tests/clients/kill_loop.py --master 6 --replica 6
@@ -57,7 +60,7 @@ compat: ## the client tests against devpi-server itself: what they expect is wha
 	$(PYTHON) -m venv $(TARGET)/devpi
 	$(TARGET)/devpi/bin/pip install --quiet --disable-pip-version-check devpi-server==6.20.3
 	TWINPI_BINARY="$(abspath $(TARGET)/devpi/bin/devpi-server)" \
-		"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients -m "not ours"
+		"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients -m "not ours and not transcript"
 
 live: $(BUILT) ## real packages through a mirror of the index that pip uses here; needs the network
 	scripts/live "$(BINARY)"

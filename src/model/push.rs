@@ -278,7 +278,8 @@ fn refuse_taken(
     if target.is_volatile() {
         return Ok(());
     }
-    for copy in copies.iter().filter(|copy| !copy.link.is(Rel::ToxResult)) {
+    let of = |rel: Rel| copies.iter().filter(move |copy| copy.link.is(rel));
+    for copy in of(Rel::ReleaseFile).chain(of(Rel::DocZip)) {
         let name = copy.link.name();
         let is_taken = |link: &&ReleaseLink| match copy.link.is(Rel::DocZip) {
             true => link.is(Rel::DocZip),
