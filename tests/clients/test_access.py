@@ -63,6 +63,7 @@ def addresses(index):
         link = client.links(index.name, "hidden")["hidden-1.0-py3-none-any.whl"]["url"]
     pages = ["", "/", "?no_projects=", "/+simple/", "/+simple/hidden/", "/hidden", "/hidden/1.0"]
     pages += ["/+simple/nothing/", "/nothing", "/+simple/hidden/?explain"]
+    pages += ["/pypi/hidden/json", "/pypi/hidden/1.0/json", "/hidden/json"]
     pages += ["/hidden/1.0/+d/index.html", "/hidden/latest/+doc/index.html", "/hidden/1.0/+d/nothing.html"]
     return [f"/{index.name}{page}" for page in pages], [link, f"{link}.metadata"]
 
