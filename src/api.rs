@@ -197,7 +197,9 @@ fn dispatch(app: &Arc<App>, request: Request) -> Result<Reply> {
         }
         // An installer takes "not found" for leave to look elsewhere, where anybody may have put that name. So a
         // replica says it of a project only if it is up to date or the master agrees.
-        (Node::Replica(replica), Route::Simple(..)) if !replica.is_current() => {
+        (Node::Replica(replica), Route::Simple(..) | Route::Legacy(..))
+            if !replica.is_current() =>
+        {
             let again = request.without_body();
             match handle(app, request, route) {
                 Err(error) if error.kind == Kind::NotFound => Ok(replica.relay(again)),

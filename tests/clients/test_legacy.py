@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 
@@ -39,6 +40,17 @@ def test_a_project_with_its_releases(index):
     assert file["upload_time_iso_8601"] == file["upload_time"] + "Z"
     with Client(replica.url) as client:
         assert client.expect(200, "GET", file["url"], headers={"Accept": "*/*"}).body == content
+
+
+def test_a_tool_for_public_indexes_reads_it(index, tool):
+    """qypi asks for `INDEX/P/json` and `INDEX/P/V/json` and knows no other interface."""
+    for version in ("1.0", "1.1"):
+        assert index.upload(index.pair.replica, "pkg", version, *wheel("pkg", version)).status == 200
+    url = f"{index.pair.replica.url}/{index.name}/pypi"
+    releases = json.loads(tool("qypi", "--index-url", url, "releases", "pkg").stdout)
+    assert [release["version"] for release in releases["pkg"]] == ["1.0", "1.1"]
+    (shown,) = json.loads(tool("qypi", "--index-url", url, "files", "pkg==1.0").stdout)
+    assert [file["filename"] for file in shown["files"]] == ["pkg-1.0-py3-none-any.whl"]
 
 
 def test_a_version_called_json_is_that_version(index):
