@@ -6,6 +6,7 @@
 
 pub mod files;
 pub mod flights;
+pub mod lanes;
 pub mod lists;
 pub mod names;
 pub mod pages;
@@ -20,28 +21,26 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::deadline::Deadline;
-use crate::error::{Error, Result};
-use crate::http::lanes::{Lane, Size};
+use crate::error::Result;
+use crate::http::lanes::Size;
 use crate::replication::Replica;
 use crate::store::growing::Arrivals;
 use crate::store::{Store, Writer};
 
 use flights::Flights;
+use lanes::Lanes;
 use lists::Lists;
 use pages::{Asked, Times};
 use upstream::Upstream;
 
-/// Threads that ask for pages.
-const PAGES: Size = Size { threads_min: 0, threads_max: 16, queue_max: 1024 };
-/// Threads that ask for lists of projects, which may take minutes.
-const LISTS: Size = Size { threads_min: 0, threads_max: 4, queue_max: 64 };
-/// Threads that bring files.
+/// Threads of one upstream that ask for pages.
+const PAGES: Size = Size { threads_min: 0, threads_max: 8, queue_max: 512 };
+/// Threads of one upstream that ask for its list of projects, which may take minutes.
+const LISTS: Size = Size { threads_min: 0, threads_max: 2, queue_max: 16 };
+/// Threads of one upstream that bring files.
 const FILES: Size = Size { threads_min: 0, threads_max: 16, queue_max: 256 };
 /// How long a stop waits for what is under way.
 const STOP_WAIT: Duration = Duration::from_secs(5);
-
-/// Work on a lane of its own.
-pub type Work = Box<dyn FnOnce() + Send>;
 
 /// Where mirrors learn from.
 pub enum Source {
@@ -63,9 +62,9 @@ pub struct Mirrors {
     asking: Flights<Asked>,
     arrivals: Arrivals,
     lists: Lists,
-    pages: Lane<Work>,
-    list_lane: Lane<Work>,
-    files: Lane<Work>,
+    page_lanes: Lanes,
+    list_lanes: Lanes,
+    file_lanes: Lanes,
 }
 
 impl Mirrors {
@@ -74,7 +73,6 @@ impl Mirrors {
     /// # Errors
     /// `Kind::Invalid` if certificates cannot be read.
     pub fn new(config: &Config, store: Arc<Store>, source: Source) -> Result<Arc<Self>> {
-        let run = |work: Work| work();
         Ok(Arc::new(Self {
             store,
             source,
@@ -85,9 +83,9 @@ impl Mirrors {
             asking: Flights::default(),
             arrivals: Arrivals::default(),
             lists: Lists::new(config),
-            pages: Lane::new("mirror", PAGES, run),
-            list_lane: Lane::new("mirror-list", LISTS, run),
-            files: Lane::new("mirror-file", FILES, run),
+            page_lanes: Lanes::new("mirror", PAGES),
+            list_lanes: Lanes::new("mirror-list", LISTS),
+            file_lanes: Lanes::new("mirror-file", FILES),
         }))
     }
 
@@ -121,43 +119,14 @@ impl Mirrors {
         self.is_offline
     }
 
-    /// Runs work that asks for a page.
-    ///
-    /// # Errors
-    /// `Kind::Unavailable` if too much of it waits.
-    pub fn run_page(&self, work: Work) -> Result<()> {
-        self.pages.submit(work).map_err(|_| too_much())
-    }
-
-    /// Runs work that asks for a list.
-    ///
-    /// # Errors
-    /// `Kind::Unavailable` if too much of it waits.
-    pub fn run_list(&self, work: Work) -> Result<()> {
-        self.list_lane.submit(work).map_err(|_| too_much())
-    }
-
-    /// Runs work that brings a file.
-    ///
-    /// # Errors
-    /// `Kind::Unavailable` if too much of it waits.
-    pub fn run_file(&self, work: Work) -> Result<()> {
-        self.files.submit(work).map_err(|_| too_much())
-    }
-
     /// Ends what is under way.
     pub fn stop(&self) {
         self.upstream.shutdown();
         let deadline = Deadline::after(STOP_WAIT);
-        for lane in [&self.pages, &self.list_lane, &self.files] {
-            lane.close();
-            if !lane.join(deadline) {
+        for lanes in [&self.page_lanes, &self.list_lanes, &self.file_lanes] {
+            if !lanes.close(deadline) {
                 log::warn!("a thread still waits for an upstream; it is left behind");
             }
         }
     }
-}
-
-fn too_much() -> Error {
-    Error::unavailable("too many requests wait for upstream indexes")
 }

@@ -109,6 +109,12 @@ impl<T: Send + 'static> Lane<T> {
         (state.queue.len(), state.live)
     }
 
+    /// Whether there is nothing to do and nothing under way.
+    pub fn is_idle(&self) -> bool {
+        let state = lock(&self.shared.state);
+        state.queue.is_empty() && state.idle == state.live
+    }
+
     /// Takes no more work; the threads end when the queue is empty.
     pub fn close(&self) {
         lock(&self.shared.state).is_closed = true;

@@ -22,6 +22,7 @@ use crate::store::record::{Dict, Record as _};
 use crate::store::txn::{Read, WriteTxn};
 use crate::store::{Store, Writer};
 
+use super::pages::identity;
 use super::upstream::{Upstream, with_credentials_of, without_credentials};
 use super::{Mirrors, Source};
 
@@ -95,7 +96,9 @@ impl Mirrors {
         let is_here = || self.store().blobs().size(path).is_some();
         let growing = self.arrivals().join(path, is_here, |arrival| {
             let (mirrors, path, record) = (self.clone(), path.clone(), wish.record.clone());
-            self.start(arrival, move |arrival| mirrors.bring(arrival, &path, &record, url));
+            self.start(wish.index, arrival, move |arrival| {
+                mirrors.bring(arrival, &path, &record, url)
+            });
         });
         let etag = etag_of(wish.record);
         growing.map(|growing| follow(wish, etag.as_deref(), &growing)).transpose()
@@ -113,7 +116,7 @@ impl Mirrors {
         let growing = self.arrivals().join(&sidecar, is_here, |arrival| {
             let (mirrors, path, record) = (self.clone(), wheel.path.clone(), wheel.record.clone());
             let url = beside(&url);
-            self.start(arrival, move |arrival| {
+            self.start(wheel.index, arrival, move |arrival| {
                 mirrors.bring_metadata(arrival, &path, &record, url)
             });
         });
@@ -135,6 +138,7 @@ impl Mirrors {
     /// Has a file brought on a thread of its own; work that finds no room is dropped, which ends the arrival.
     fn start(
         &self,
+        index: &Index,
         mut arrival: Arrival,
         bring: impl FnOnce(&mut Arrival) -> Result<()> + Send + 'static,
     ) {
@@ -145,7 +149,8 @@ impl Mirrors {
                 arrival.fail(&error);
             }
         };
-        drop(self.run_file(Box::new(work)));
+        let upstream = identity(&Settings::of(index));
+        drop(self.file_lanes.submit(&upstream, Box::new(work)));
     }
 
     fn bring(

@@ -4,11 +4,11 @@
 //! back of the request. One that is older still is waited for a short while, and one that was never seen for longer.
 //! What cannot be had is *in doubt*: the answer shows what is known, and says so.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use quick_cache::sync::Cache;
 use url::Url;
 
 use crate::config::Config;
@@ -26,12 +26,14 @@ use crate::sync::{Mutex, lock};
 
 use super::flights::{Flight, Flights, Waited};
 use super::names::{self, Names};
-use super::pages::STALE;
+use super::pages::{STALE, identity};
 use super::upstream::{self, Fetched};
 use super::{Mirrors, Source, parse};
 
-/// Lists in memory; one that makes room is read from its file again.
-const LISTS_MAX: usize = 16;
+/// Bytes of all lists in memory; one that makes room is read from its file again.
+const LISTS_BYTES_MAX: usize = 96 << 20;
+/// Lists in memory, however short.
+const LISTS_MAX: usize = 1_000;
 /// How long a list that is not known at all is waited for.
 const FIRST_WAIT: Duration = Duration::from_secs(30);
 /// How long a list is waited for if an old one can be shown.
@@ -56,8 +58,9 @@ pub struct NameList {
 
 /// The state of all lists.
 pub(super) struct Lists {
-    known: Cache<String, Arc<Known>>,
-    asking: Flights<()>,
+    /// What is known, and when that was last wanted.
+    known: Mutex<HashMap<String, (Arc<Known>, Instant)>>,
+    asking: Flights<Arc<Known>>,
     folder: PathBuf,
     /// Whoever reads a list from its file has it, so that nobody else does the same.
     reading: Mutex<()>,
@@ -65,12 +68,12 @@ pub(super) struct Lists {
 
 impl Lists {
     pub(super) fn new(config: &Config) -> Self {
-        Self {
-            known: Cache::new(LISTS_MAX),
-            asking: Flights::default(),
-            folder: config.serverdir.join("mirror"),
-            reading: Mutex::new(()),
-        }
+        Self::within(config.serverdir.join("mirror"))
+    }
+
+    fn within(folder: PathBuf) -> Self {
+        let (known, asking) = (Mutex::default(), Flights::default());
+        Self { known, asking, folder, reading: Mutex::new(()) }
     }
 
     fn path(&self, index: &IndexName) -> PathBuf {
@@ -79,13 +82,26 @@ impl Lists {
 
     /// What is in memory about this upstream.
     fn get(&self, index: &IndexName, upstream: &str) -> Option<Arc<Known>> {
-        self.known.get(&index.to_string()).filter(|known| known.upstream == upstream)
+        let mut known = lock(&self.known);
+        let (found, wanted_at) = known.get_mut(&index.to_string())?;
+        *wanted_at = Instant::now();
+        (found.upstream == upstream).then(|| found.clone())
     }
 
-    fn put(&self, index: &IndexName, known: Known) -> Arc<Known> {
-        let known = Arc::new(known);
-        self.known.insert(index.to_string(), known.clone());
-        known
+    fn put(&self, index: &IndexName, fresh: Known) -> Arc<Known> {
+        let fresh = Arc::new(fresh);
+        let mut known = lock(&self.known);
+        known.insert(index.to_string(), (fresh.clone(), Instant::now()));
+        let size = |known: &HashMap<String, (Arc<Known>, Instant)>| -> usize {
+            known.values().map(|(known, _)| known.size_bytes()).sum()
+        };
+        // The one that was put last is the last to go, and stays if it is alone.
+        while 1 < known.len() && (LISTS_MAX < known.len() || LISTS_BYTES_MAX < size(&known)) {
+            let oldest = known.iter().min_by_key(|(_, (_, wanted_at))| *wanted_at);
+            let Some(oldest) = oldest.map(|(name, _)| name.clone()) else { break };
+            known.remove(&oldest);
+        }
+        fresh
     }
 
     /// What is known, from the file if nothing is in memory.
@@ -136,6 +152,9 @@ struct Known {
     trouble: Option<(Instant, String)>,
 }
 
+/// A question for a list that is under way.
+type Asking = Arc<Flight<Arc<Known>>>;
+
 /// What to do for a request that wants a list.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
@@ -148,6 +167,10 @@ enum Step {
 }
 
 impl Known {
+    fn size_bytes(&self) -> usize {
+        self.names.as_ref().map_or(0, |names| names.size_bytes())
+    }
+
     fn step(&self, expiry: Duration) -> Step {
         let is_calm = |(at, _): &(Instant, String)| at.elapsed() < expiry.min(TROUBLE_PAUSE);
         let is_troubled = self.trouble.as_ref().is_some_and(is_calm);
@@ -202,7 +225,7 @@ impl Mirrors {
     fn begin_list(
         self: &Arc<Self>,
         index: &Index,
-    ) -> std::result::Result<(Arc<Flight<()>>, Deadline), NameList> {
+    ) -> std::result::Result<(Asking, Deadline), NameList> {
         let settings = Settings::of(index);
         if self.is_offline() || settings.has_no_list {
             return Err(NameList::default());
@@ -216,30 +239,28 @@ impl Mirrors {
         Err(known.shown())
     }
 
-    fn settle_list(&self, index: &Index, flight: &Flight<()>, deadline: Deadline) -> NameList {
-        let waited = flight.wait(deadline);
-        let known = self.lists.recall(&index.name, &identity(&Settings::of(index)));
-        let mut list = known.shown();
-        if waited != Waited::Landed(()) && list.doubt.is_none() {
-            list.doubt = Some("the upstream did not send its list in time".to_owned());
+    fn settle_list(&self, index: &Index, flight: &Asking, deadline: Deadline) -> NameList {
+        if let Waited::Landed(known) = flight.wait(deadline) {
+            return known.shown();
         }
-        list
+        let known = self.lists.recall(&index.name, &identity(&Settings::of(index)));
+        let late = || Some("the upstream did not send its list in time".to_owned());
+        let NameList { names, doubt } = known.shown();
+        NameList { names, doubt: doubt.or_else(late) }
     }
 
     /// The question for a list that is under way, or a new one.
-    fn ask_list(self: &Arc<Self>, index: &Index) -> Arc<Flight<()>> {
+    fn ask_list(self: &Arc<Self>, index: &Index) -> Asking {
         self.lists.asking.join(&index.name.to_string(), |landing| {
             let (mirrors, index) = (self.clone(), index.clone());
-            let work = move || {
-                mirrors.load_list(&index);
-                landing.land(());
-            };
+            let upstream = identity(&Settings::of(&index));
+            let work = move || landing.land(mirrors.load_list(&index));
             // Work that finds no room is dropped, and ends the flight.
-            drop(self.run_list(Box::new(work)));
+            drop(self.list_lanes.submit(&upstream, Box::new(work)));
         })
     }
 
-    fn load_list(&self, index: &Index) {
+    fn load_list(&self, index: &Index) -> Arc<Known> {
         let settings = Settings::of(index);
         let before = self.lists.recall(&index.name, &identity(&settings));
         let mut known = Known::clone(&before);
@@ -260,7 +281,7 @@ impl Mirrors {
                 known.trouble = Some((Instant::now(), error.message));
             }
         }
-        self.lists.put(&index.name, known);
+        self.lists.put(&index.name, known)
     }
 
     fn fetch_list(&self, index: &Index, settings: &Settings, known: &mut Known) -> Result<()> {
@@ -331,11 +352,6 @@ fn read(fetched: &mut Fetched) -> Result<Names> {
     parse::names(&media_type, &mut fetched.body, &url, Deadline::after(TIME_MAX))
 }
 
-/// What tells one upstream from another; no secret is in it.
-fn identity(settings: &Settings) -> String {
-    settings.url.as_deref().map(upstream::without_credentials).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,6 +386,29 @@ mod tests {
         }
         // An index that does not want anything kept is asked for each request.
         assert_eq!(known(true, 0, Some(0)).step(Duration::ZERO), Step::Await(STALE_WAIT));
+    }
+
+    #[test]
+    fn lists_make_room_for_others_and_come_back_from_their_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let lists = Lists::within(folder.path().to_owned());
+        let name = |number: usize| IndexName::new("ann", &format!("m{number}")).expect("valid");
+        for number in 0..=LISTS_MAX {
+            let names = Names::of([format!("project-{number}")]).expect("few");
+            let mut known = known(false, 0, None);
+            known.names = Some(Arc::new(names));
+            known.upstream = "http://host/".to_owned();
+            if number == 0 {
+                lists.save(&name(number), &known, false);
+            }
+            lists.put(&name(number), known);
+        }
+        assert_eq!(lock(&lists.known).len(), LISTS_MAX);
+        assert!(lists.get(&name(0), "http://host/").is_none());
+        let known = lists.recall(&name(0), "http://host/");
+        assert!(known.names.as_ref().is_some_and(|names| names.contains("project-0")));
+        assert!(known.at.is_some_and(|at| at.elapsed() < Duration::from_secs(60)));
+        assert!(lists.recall(&name(0), "http://other/").names.is_none());
     }
 
     #[test]

@@ -39,6 +39,8 @@ const STALE_WAIT: Duration = Duration::from_secs(2);
 const TROUBLE_PAUSE: Duration = Duration::from_secs(30);
 /// How much longer than a client waits a look may take: it fills the cache for the next client.
 const PATIENCE: u32 = 4;
+/// What is said if nobody waited to the end of a look.
+const TOO_LATE: &str = "the upstream did not answer in time";
 /// The pauses between attempts of one look.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 /// The header in which a node says that its page is stale.
@@ -227,7 +229,7 @@ impl Mirrors {
             Waited::Landed(Asked::Absent) => return Ok(Standing::Absent),
             Waited::Landed(Asked::Failed(kind, why)) => (kind, why),
             Waited::Lost => (Kind::Unavailable, "too many requests wait for upstreams".to_owned()),
-            Waited::TooLate => (Kind::BadGateway, "the upstream did not answer in time".to_owned()),
+            Waited::TooLate => (Kind::BadGateway, TOO_LATE.to_owned()),
         };
         Ok(if held { Standing::Stale(why) } else { Standing::Failed(kind, why) })
     }
@@ -271,9 +273,17 @@ impl Mirrors {
         let key = key_of(&index.name, project);
         self.asking.join(&key, |landing| {
             let (mirrors, index, project) = (self.clone(), index.clone(), project.clone());
-            let work = move || landing.land(mirrors.perform(&index, &project));
+            let (upstream, begun) = (identity(&Settings::of(&index)), Instant::now());
+            let work = move || {
+                // Whoever wanted it has given up long ago, and it is not the last that waits here.
+                let is_late = mirrors.upstream().timeout() * PATIENCE < begun.elapsed();
+                landing.land(match is_late {
+                    true => Asked::Failed(Kind::BadGateway, TOO_LATE.to_owned()),
+                    false => mirrors.perform(&index, &project),
+                });
+            };
             // Work that finds no room is dropped, and ends the flight.
-            drop(self.run_page(Box::new(work)));
+            drop(self.page_lanes.submit(&upstream, Box::new(work)));
         })
     }
 
@@ -450,7 +460,9 @@ fn read_page(fetched: &mut Fetched, project: &ProjectName) -> Result<parse::Upst
 
 /// Whether the same may go better at once.
 fn is_transient(error: &Error) -> bool {
-    matches!(error.kind, Kind::BadGateway) && !error.message.contains("has no mirror_url")
+    matches!(error.kind, Kind::BadGateway)
+        && !error.message.contains("has no mirror_url")
+        && !parse::is_nonsense(error)
 }
 
 /// An upstream whose serial went back shows an older state, as a cache in between may do.
@@ -490,6 +502,6 @@ fn key_of(index: &IndexName, project: &ProjectName) -> String {
 }
 
 /// What tells one upstream from another; no secret is in it.
-fn identity(settings: &Settings) -> String {
+pub(super) fn identity(settings: &Settings) -> String {
     settings.url.as_deref().map(upstream::without_credentials).unwrap_or_default()
 }

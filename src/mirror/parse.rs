@@ -26,7 +26,7 @@ use limited::Limited;
 pub use list::names;
 
 /// Largest page; the largest that are known have some 30 MB.
-const PAGE_BYTES_MAX: u64 = 256 << 20;
+const PAGE_BYTES_MAX: u64 = 128 << 20;
 
 /// How long a page may take to arrive.
 const PAGE_TIME_MAX: Duration = Duration::from_secs(120);
@@ -123,7 +123,25 @@ impl Media {
 
 /// The failure of an upstream whose answer is no page.
 pub(super) fn nonsense(what: impl std::fmt::Display) -> Error {
-    Error::new(Kind::BadGateway, format!("the upstream's answer is no page of an index: {what}"))
+    Error::new(Kind::BadGateway, "the upstream's answer is no page of an index")
+        .caused_by(Nonsense(what.to_string()))
+}
+
+/// What an upstream meant to say and nobody understands.
+#[derive(Debug)]
+struct Nonsense(String);
+
+impl std::fmt::Display for Nonsense {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Nonsense {}
+
+/// Whether an upstream would say the same if it were asked again.
+pub(super) fn is_nonsense(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<Nonsense>())
 }
 
 /// Checks a version of the interface (PEP 629).

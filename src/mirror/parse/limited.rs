@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use crate::deadline::Deadline;
 use crate::error::{Error, Kind};
 
+use super::nonsense;
+
 /// A reader that fails after too many bytes or too long a time: an upstream may send a byte now and then for ever.
 pub struct Limited<'a> {
     inner: &'a mut dyn Read,
@@ -25,9 +27,10 @@ impl Read for Limited<'_> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let count = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
-            io::Error::other(Error::new(Kind::BadGateway, "the upstream's answer is too long"))
-        })?;
+        self.left = self
+            .left
+            .checked_sub(count as u64)
+            .ok_or_else(|| io::Error::other(nonsense("it is too long")))?;
         Ok(count)
     }
 }
