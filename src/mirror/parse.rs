@@ -8,6 +8,7 @@ mod json;
 pub(super) mod limited;
 mod list;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::Read;
@@ -215,18 +216,16 @@ impl<'a> Gathering<'a> {
         if texts.iter().any(|text| TEXT_BYTES_MAX < text.len()) || link.href.is_empty() {
             return None;
         }
-        let mut url = self.base.join(link.href).ok().filter(is_http)?;
+        let address = plain(link.href).or_else(|| Address::of(&self.base, link.href))?;
         let is_file = |name: &String| is_file_of(name, self.project);
-        let name = last_segment(&url).filter(is_file).or_else(|| {
+        let name = address.name.filter(is_file).or_else(|| {
             let name = link.filename.to_owned();
             Some(name).filter(is_file)
         })?;
-        let hash = link.hash.or_else(|| url.fragment().and_then(hash_of_fragment));
-        url.set_fragment(None);
-        remove_credentials(&mut url);
+        let hash = link.hash.or_else(|| hash_of_fragment(&address.fragment));
         Some(UpstreamFile {
             name,
-            url: url.into(),
+            url: address.url,
             hash,
             requires_python: Some(tidy(link.requires_python)).filter(|text| !text.is_empty()),
             yanked: link.yanked.unwrap_or(Value::None),
@@ -244,6 +243,45 @@ impl<'a> Gathering<'a> {
         }
         self.page
     }
+}
+
+/// Where a link leads.
+#[derive(Debug, PartialEq)]
+struct Address<'a> {
+    /// Absolute, without fragment and credentials.
+    url: String,
+    /// What its path ends in, decoded; `None` if that is not UTF-8.
+    name: Option<String>,
+    fragment: Cow<'a, str>,
+}
+
+impl Address<'_> {
+    fn of(base: &Url, href: &str) -> Option<Self> {
+        let mut url = base.join(href).ok().filter(is_http)?;
+        let fragment = Cow::Owned(url.fragment().unwrap_or_default().to_owned());
+        url.set_fragment(None);
+        remove_credentials(&mut url);
+        Some(Self { name: last_segment(&url), url: url.into(), fragment })
+    }
+}
+
+/// The address of a link that is what it comes to already, as nearly all are; `None` if it takes a closer look. That
+/// costs more than all else that is done with a link.
+fn plain(href: &str) -> Option<Address<'_>> {
+    let (url, fragment) = href.split_once('#').unwrap_or((href, ""));
+    let (host, path) = url.strip_prefix("https://")?.split_once('/')?;
+    let is_name = |b: u8| b.is_ascii_lowercase() || b == b'-';
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b"-_+.".contains(&b);
+    let is_host = host.split('.').all(|part| !part.is_empty() && part.bytes().all(is_name));
+    let is_part = |part: &str| !part.starts_with('.') && part.bytes().all(is_word);
+    let is_fragment = fragment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'=');
+    // A name in another alphabet is written in another way than it is shown in.
+    let is_plain = is_host && !host.contains("xn--") && is_fragment && path.split('/').all(is_part);
+    is_plain.then(|| Address {
+        url: url.to_owned(),
+        name: path.rsplit('/').next().map(str::to_owned),
+        fragment: Cow::Borrowed(fragment),
+    })
 }
 
 fn is_http(url: &Url) -> bool {

@@ -100,6 +100,24 @@ fn a_base_is_honoured_and_credentials_go() {
 }
 
 #[test]
+fn usual_addresses_are_plain() {
+    let href =
+        format!("https://files.example.org/packages/ab/my_pkg-1.0-py3-none-any.whl#sha256={HEX}");
+    assert!(plain(&href).is_some());
+    for odd in [
+        "https://h/a/../b",
+        "https://h//b",
+        "https://H/b",
+        "https://u@h/b",
+        "https://h:443/b",
+        "/b",
+    ] {
+        let base = Url::parse("http://base/").expect("valid");
+        assert!(plain(odd).is_none_or(|plain| Some(plain) == Address::of(&base, odd)), "{odd}");
+    }
+}
+
+#[test]
 fn the_status_of_a_project_is_read() {
     let page = html(
         "<meta name=pypi:repository-version content=1.4><meta name=pypi:project-status \
@@ -286,6 +304,17 @@ fn piece() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #[test]
+    fn what_is_plain_needs_no_closer_look(
+        host in "[a-z.-]{1,6}", path in "[a-zA-Z0-9_+./%~-]{0,12}", fragment in "(#[a-z0-9=&]{0,5})?",
+    ) {
+        let base = Url::parse("http://base/").expect("valid");
+        let href = format!("https://{host}/{path}{fragment}");
+        if let Some(address) = plain(&href) {
+            prop_assert_eq!(Some(address), Address::of(&base, &href));
+        }
+    }
+
     #[test]
     fn nothing_makes_it_panic(pieces in prop::collection::vec(piece(), 0..40), cut in 0usize..400) {
         let mut body = pieces.concat().into_bytes();
