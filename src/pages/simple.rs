@@ -1,6 +1,7 @@
 //! The simple pages of PEP 503 and PEP 691.
 
-use serde_json::{Map, Value as Json, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value as Json, json};
 
 use crate::model::links::{Metadata, Page, PageFile};
 use crate::names::{IndexName, ProjectName};
@@ -133,62 +134,103 @@ fn anchor(html: &mut String, file: &PageFile, look: &Look<'_>) {
 
 /// A project's page in JSON.
 pub fn project_json(project: &str, page: &Page, look: &Look<'_>) -> String {
-    let files: Vec<Json> = page.files.iter().map(|file| file_json(file, look)).collect();
     let has_sizes = page.files.iter().all(|file| file.size_bytes.is_some());
-    let version = if has_sizes { API_VERSION } else { API_VERSION_WITHOUT_SIZES };
-    let mut shown = json!({
-        "meta": {"api-version": version},
-        "name": project,
-        "versions": page.versions,
-        "files": files,
-    });
-    if let Some((status, reason)) = &page.status {
-        shown["project-status"] = json!({"status": status});
+    let api_version = if has_sizes { API_VERSION } else { API_VERSION_WITHOUT_SIZES };
+    let status = |(status, reason): &(String, Option<String>)| {
+        let mut shown = json!({"status": status});
         if let Some(reason) = reason {
-            shown["project-status"]["reason"] = reason.as_str().into();
+            shown["reason"] = reason.as_str().into();
         }
-    }
-    shown.to_string()
+        shown
+    };
+    let shown = PageJson {
+        meta: json!({"api-version": api_version}),
+        name: project,
+        versions: &page.versions,
+        files: page.files.iter().map(|file| FileJson::of(file, look)).collect(),
+        status: page.status.as_ref().map(status),
+    };
+    serde_json::to_string(&shown).expect("texts and numbers always have a form in JSON")
 }
 
-fn file_json(file: &PageFile, look: &Look<'_>) -> Json {
-    let link = &file.link;
-    let mut shown = Map::new();
-    shown.insert("filename".into(), link.name.as_str().into());
-    shown.insert("url".into(), format!("{}{}", look.prefix, url_path(link.path())).into());
-    let hashes = link.hash().map(|(kind, hex)| (kind.to_owned(), Json::from(hex)));
-    shown.insert("hashes".into(), Json::Object(hashes.into_iter().collect()));
-    if let Some(python) = link.requires_python.as_deref().filter(|python| !python.is_empty()) {
-        shown.insert("requires-python".into(), python.into());
+/// A page as JSON. Typed, since there are pages of ten thousand files.
+#[derive(Serialize)]
+struct PageJson<'a> {
+    meta: Json,
+    name: &'a str,
+    versions: &'a [String],
+    files: Vec<FileJson<'a>>,
+    #[serde(rename = "project-status", skip_serializing_if = "Option::is_none")]
+    status: Option<Json>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct FileJson<'a> {
+    filename: &'a str,
+    url: String,
+    hashes: Hashes<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requires_python: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upload_time: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    yanked: Option<Either<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    core_metadata: Option<Either<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dist_info_metadata: Option<Either<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provenance: Option<&'a str>,
+}
+
+/// No hash, or one under its kind.
+struct Hashes<'a>(Option<(&'a str, &'a str)>);
+
+impl Serialize for Hashes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0)
     }
-    if let Some(size) = file.size_bytes {
-        shown.insert("size".into(), size.into());
-    }
-    if let Some(time) = &file.upload_time {
-        shown.insert("upload-time".into(), time.as_str().into());
-    }
-    match &link.yanked {
-        Value::Str(reason) if !reason.is_empty() => {
-            shown.insert("yanked".into(), reason.as_str().into());
+}
+
+/// True, or what is known beyond that.
+#[derive(Clone, Copy, Serialize)]
+#[serde(untagged)]
+enum Either<'a> {
+    Is(bool),
+    Because(&'a str),
+    Hashed { sha256: &'a str },
+}
+
+impl<'a> FileJson<'a> {
+    fn of(file: &'a PageFile, look: &Look<'_>) -> Self {
+        let link = &file.link;
+        let yanked = match &link.yanked {
+            Value::Str(reason) if !reason.is_empty() => Some(Either::Because(reason)),
+            Value::Str(_) | Value::Bool(true) => Some(Either::Is(true)),
+            _ => None,
+        };
+        let metadata = match &file.metadata {
+            _ if !look.with_metadata => None,
+            Metadata::Hashed(sha256) => Some(Either::Hashed { sha256 }),
+            Metadata::Offered => Some(Either::Is(true)),
+            Metadata::None => None,
+        };
+        Self {
+            filename: &link.name,
+            url: format!("{}{}", look.prefix, url_path(link.path())),
+            hashes: Hashes(link.hash()),
+            requires_python: link.requires_python.as_deref().filter(|python| !python.is_empty()),
+            size: file.size_bytes,
+            upload_time: file.upload_time.as_deref(),
+            yanked,
+            core_metadata: metadata,
+            dist_info_metadata: metadata,
+            provenance: file.provenance.as_deref(),
         }
-        Value::Str(_) | Value::Bool(true) => {
-            shown.insert("yanked".into(), true.into());
-        }
-        _ => (),
     }
-    let known = match &file.metadata {
-        Metadata::Hashed(sha256) => Some(json!({"sha256": sha256})),
-        Metadata::Offered => Some(true.into()),
-        Metadata::None => None,
-    };
-    if let Some(known) = known.filter(|_| look.with_metadata) {
-        shown.insert("core-metadata".into(), known.clone());
-        shown.insert("dist-info-metadata".into(), known);
-    }
-    if let Some(url) = &file.provenance {
-        shown.insert("provenance".into(), url.as_str().into());
-    }
-    Json::Object(shown)
 }
 
 /// How a list of projects is drawn, piece by piece: there may be hundreds of thousands.
