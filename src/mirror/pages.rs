@@ -387,7 +387,9 @@ impl Mirrors {
         }
         let serial = fetched.last_serial();
         check_serial(settings, held.as_ref(), known.serial, serial)?;
+        let answered = started.elapsed();
         let page = read_page(&mut fetched, project)?;
+        let read = started.elapsed();
         let etag = fetched.etag().map(str::to_owned);
         let seen = Seen { etag: etag.clone(), serial, upstream: known.upstream.clone() };
         writer.write(|txn| {
@@ -398,6 +400,11 @@ impl Mirrors {
             record::store(txn, &index, project, &page, &seen)
         })?;
         (known.at, known.etag, known.serial) = (Some(started), etag, serial.or(known.serial));
+        let stored = started.elapsed();
+        log::debug!(
+            "{}: {project}: answered after {answered:?}, read after {read:?}, stored after {stored:?}",
+            index.name
+        );
         Ok(true)
     }
 
