@@ -240,13 +240,14 @@ impl Mirrors {
         let about = About { length, fields: fields.into_iter().collect() };
         let staging = self.store().blobs().begin(expected.hasher())?;
         let bytes_max = expected.size_bytes.unwrap_or(bytes_max);
-        let staged = arrival.take(staging, about, &mut source, bytes_max);
-        let staged = staged.map_err(|error| match error.kind {
+        let sealed = arrival.take(staging, about, &mut source, bytes_max);
+        let sealed = sealed.map_err(|error| match error.kind {
             Kind::BadGateway => wrong(error.to_string()),
             _ => error,
         })?;
-        expected.check(&staged.sums).map_err(|error| wrong(error.message))?;
-        Ok((staged, modified))
+        expected.check(&sealed.sums).map_err(|error| wrong(error.message))?;
+        arrival.right();
+        Ok((sealed.sync()?, modified))
     }
 }
 

@@ -314,6 +314,7 @@ fn what_was_measured_goes_into_the_record() {
     let scene = Scene::new(&upstream.url);
     let plain = scene.file(&upstream.url, "plain-1.zip", None);
     assert_eq!(scene.get(&plain).expect("answered").expect("whole"), b"abc");
+    scene.settle();
     let record = scene.record(&plain);
     let spec = format!("sha256={}", sha256(b"abc"));
     assert_eq!(record.text("hash_spec"), Some(spec.as_str()));
@@ -321,6 +322,7 @@ fn what_was_measured_goes_into_the_record() {
     let md5 = "900150983cd24fb0d6963f7d28e17f72";
     let old = scene.file(&upstream.url, "old-1.zip", Some(("md5", md5)));
     assert_eq!(scene.get(&old).expect("answered").expect("whole"), b"abc");
+    scene.settle();
     let record = scene.record(&old);
     assert_eq!(record.text("hash_spec"), Some(format!("md5={md5}").as_str()));
     let hashes = record.dict("hashes").expect("there");
@@ -439,6 +441,7 @@ fn a_wheel_has_its_metadata_put_beside_it() {
     let name = "p-1-py3-none-any.whl";
     let path = scene.file(&upstream.url, name, Some(("sha256", &sha256(&bytes))));
     assert!(scene.get(&path).expect("answered").expect("whole") == bytes);
+    scene.settle();
     let sidecar = path.sibling(&format!("{name}.metadata")).expect("valid");
     assert_eq!(scene.store.blobs().size(&sidecar), Some(7));
     assert_eq!(scene.record(&path).text("metadata_sha256"), Some(sha256(b"Name: p").as_str()));

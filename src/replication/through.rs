@@ -180,8 +180,9 @@ fn bring(files: &Arc<Files>, arrival: &mut Arrival, errand: Errand) -> Result<()
     }
     let staging = files.store().blobs().begin(expected.hasher())?;
     let bytes_max = expected.size_bytes.unwrap_or(FILE_BYTES_MAX);
-    let staged = arrival.take(staging, about, &mut source, bytes_max)?;
-    expected.check(&staged.sums)?;
+    let sealed = arrival.take(staging, about, &mut source, bytes_max)?;
+    expected.check(&sealed.sums)?;
+    let staged = sealed.sync()?;
     match place {
         Place::Record => files.place(&path, &expected, staged),
         Place::Sidecar => files.store().blobs().place(staged, &path),

@@ -80,8 +80,30 @@ impl Staging {
     /// # Errors
     /// `Kind::Internal` if the disk refuses.
     pub fn finish(self) -> Result<Staged> {
+        self.seal().sync()
+    }
+    /// Ends it, to be synced later.
+    pub fn seal(self) -> Sealed {
+        Sealed { file: self.file, sums: self.hasher.finish() }
+    }
+}
+
+/// Bytes that are all written, and may not be on disk yet.
+#[derive(Debug)]
+pub struct Sealed {
+    file: NamedTempFile,
+    /// What they came to.
+    pub sums: Sums,
+}
+
+impl Sealed {
+    /// Has them on disk.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn sync(self) -> Result<Staged> {
         self.file.as_file().sync_data().context(|| "syncing a file")?;
-        Ok(Staged { file: self.file, sums: self.hasher.finish(), is_link: false })
+        Ok(Staged { file: self.file, sums: self.sums, is_link: false })
     }
 }
 

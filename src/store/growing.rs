@@ -14,7 +14,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait_timeout};
 
-use super::blobs::{Staged, Staging};
+use super::blobs::{Sealed, Staging};
 use super::key::FilePath;
 
 /// How much of a file is kept from its readers until it is known to be right. An archive without its end is none.
@@ -56,6 +56,8 @@ struct State {
     /// The staging file; good for reading wherever it goes later.
     file: Option<Arc<File>>,
     written: u64,
+    /// All of it is there, and it is what it should be.
+    is_right: bool,
     end: Option<End>,
 }
 
@@ -74,6 +76,9 @@ impl Growing {
     pub fn outlook(&self, deadline: Deadline) -> Result<About> {
         let mut state = lock(&self.state);
         loop {
+            if state.is_right {
+                return Ok(About { length: Some(state.written), ..state.about.clone() });
+            }
             match &state.end {
                 Some(End::Failed(kind, message)) => {
                     return Err(Error::new(*kind, message.clone()));
@@ -113,6 +118,7 @@ impl State {
     fn readable(&self) -> u64 {
         match self.end {
             Some(End::Done) => self.written,
+            _ if self.is_right => self.written,
             _ => self.written.saturating_sub(HOLD_BACK_BYTES),
         }
     }
@@ -131,7 +137,10 @@ impl Follower {
         let deadline = Deadline::after(PATIENCE);
         let mut state: MutexGuard<'_, State> = lock(&self.growing.state);
         loop {
-            if let Some(End::Failed(_, message)) = &state.end {
+            // What is right stays right, even if it then finds no place here.
+            if let Some(End::Failed(_, message)) = &state.end
+                && !state.is_right
+            {
                 return Err(io::Error::other(message.clone()));
             }
             let readable = state.readable().min(self.end);
@@ -140,7 +149,7 @@ impl Follower {
             {
                 return Ok(Some((file.clone(), readable)));
             }
-            if state.end.is_some() || self.end <= self.at {
+            if state.end.is_some() || state.is_right || self.end <= self.at {
                 return Ok(None);
             }
             if deadline.is_past() {
@@ -221,7 +230,7 @@ impl Arrival {
         about: About,
         source: &mut dyn Read,
         bytes_max: u64,
-    ) -> Result<Staged> {
+    ) -> Result<Sealed> {
         let file = Arc::new(staging.reopen()?);
         self.growing.change(|state| (state.about, state.file) = (about, Some(file)));
         let staging = self.staging.insert(staging);
@@ -244,10 +253,16 @@ impl Arrival {
             self.growing.change(|state| state.written = written);
         }
         let staging = self.staging.take().expect("it was put there above");
-        staging.finish()
+        Ok(staging.seal())
     }
 
-    /// Ends it: the bytes are right, and in place if they may stay.
+    /// Says that what was taken is what it should be, where readers may have the end of it before it is in its place. Who
+    /// asks for it in between still joins this one.
+    pub fn right(&self) {
+        self.growing.change(|state| state.is_right = true);
+    }
+
+    /// Ends it: the bytes are right, and in their place if they may stay.
     pub fn done(self) {
         self.end(End::Done);
     }
@@ -355,6 +370,7 @@ mod tests {
         let scene = Scene::new();
         let (send, drip) = bounded(1);
         let (go, gone) = bounded::<()>(0);
+        let (put, may_put) = bounded::<()>(0);
         thread::scope(|scope| {
             let mut duty = None;
             let growing = scene.join(|arrival| duty = Some(arrival)).expect("comes");
@@ -362,8 +378,12 @@ mod tests {
             let writer = scope.spawn(|| {
                 let staging = scene.staging();
                 let (mut source, about) = (Drip(drip, Vec::new()), about(Some(LENGTH)));
-                let staged = arrival.take(staging, about, &mut source, u64::MAX).expect("comes");
+                let sealed = arrival.take(staging, about, &mut source, u64::MAX).expect("comes");
                 gone.recv().expect("told");
+                arrival.right();
+                // Readers have all of it before it is in its place.
+                may_put.recv().expect("told");
+                let staged = sealed.sync().expect("on disk");
                 scene.blobs.place(staged, &scene.path).expect("placed");
                 arrival.done();
             });
@@ -399,6 +419,7 @@ mod tests {
             for (n, reader) in readers.into_iter().enumerate() {
                 assert!(reader.join().expect("no panic") == all[n..]);
             }
+            put.send(()).expect("heard");
             writer.join().expect("no panic");
         });
         assert!(scene.join(|_| unreachable!("it is here")).is_none());
