@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::multipart;
 use crate::http::range::Wanted;
 use crate::http::request::Request;
-use crate::http::response::{Body, Reply, Response};
+use crate::http::response::{Reply, Response};
 use crate::mirror::files::Wish;
 use crate::model::acl::Identity;
 use crate::model::index::{self, Index};
@@ -190,12 +190,8 @@ fn fetch_first(app: &App, release: &Release) -> Result<()> {
         let (index, wanted) = (&release.source, &Wanted::default());
         let content_type = "application/octet-stream";
         let wish = Wish { index, path: &path, record: &record, wanted, content_type };
-        let failed = |what: String| Error::new(Kind::BadGateway, format!("{path}: {what}"));
-        // None: somebody else had it brought meanwhile.
-        let answer = app.mirrors.file(&wish).map_err(|e| failed(e.to_string()))?;
-        if let Some(Response { body: Body::Stream { mut reader, .. }, .. }) = answer {
-            io::copy(&mut reader, &mut io::sink()).map_err(|e| failed(e.to_string()))?;
-        }
+        let failed = |e: Error| Error::new(Kind::BadGateway, format!("{path}: {e}"));
+        app.mirrors.have(&wish).map_err(failed)?;
     }
     Ok(())
 }

@@ -86,22 +86,37 @@ impl Mirrors {
     /// `Kind::NotFound` if the upstream does not have it, `Kind::BadGateway` if it fails or sends another file,
     /// `Kind::Unavailable` if too much waits.
     pub fn file(self: &Arc<Self>, wish: &Wish<'_>) -> Result<Option<Response>> {
-        let path = wish.path;
         let url = url_of(wish.index, wish.record).filter(|_| !self.is_offline());
         let url = url.ok_or_else(|| Error::not_found("no such file"))?;
         let (is_head, size) = (wish.wanted.is_head, Expected::of(wish.record).size_bytes);
         if let Some(size) = size.filter(|_| is_head) {
             return Ok(Some(head_of(wish, size)));
         }
+        let etag = etag_of(wish.record);
+        let growing = self.join(wish, url);
+        growing.map(|growing| follow(wish, etag.as_deref(), &growing)).transpose()
+    }
+
+    /// Has a file in its place here, from its upstream if it is not. Blocks as long as that takes.
+    ///
+    /// # Errors
+    /// As `file`.
+    pub fn have(self: &Arc<Self>, wish: &Wish<'_>) -> Result<()> {
+        let url = url_of(wish.index, wish.record).filter(|_| !self.is_offline());
+        let url = url.ok_or_else(|| Error::not_found("no such file"))?;
+        self.join(wish, url).map_or(Ok(()), |growing| growing.settled())
+    }
+
+    /// The arrival of a file; none if it is here.
+    fn join(self: &Arc<Self>, wish: &Wish<'_>, url: String) -> Option<Arc<Growing>> {
+        let path = wish.path;
         let is_here = || self.store().blobs().size(path).is_some();
-        let growing = self.arrivals().join(path, is_here, |arrival| {
+        self.arrivals().join(path, is_here, |arrival| {
             let (mirrors, path, record) = (self.clone(), path.clone(), wish.record.clone());
             self.start(wish.index, arrival, move |arrival| {
                 mirrors.bring(arrival, &path, &record, url)
             });
-        });
-        let etag = etag_of(wish.record);
-        growing.map(|growing| follow(wish, etag.as_deref(), &growing)).transpose()
+        })
     }
 
     /// The METADATA of a wheel that is not here, from beside it at its upstream; as `file` does.

@@ -96,6 +96,28 @@ impl Growing {
         }
     }
 
+    /// Waits until it is in its place, as long as more of it comes.
+    ///
+    /// # Errors
+    /// What the one who brings it failed with; `Kind::Timeout` if nothing happens for long.
+    pub fn settled(&self) -> Result<()> {
+        let mut state = lock(&self.state);
+        let (mut seen, mut deadline) = (state.written, Deadline::after(PATIENCE));
+        loop {
+            if seen < state.written {
+                (seen, deadline) = (state.written, Deadline::after(PATIENCE));
+            }
+            match &state.end {
+                Some(End::Done) => return Ok(()),
+                Some(End::Failed(kind, message)) => return Err(Error::new(*kind, message.clone())),
+                None if deadline.is_past() => {
+                    return Err(Error::new(Kind::Timeout, "no more of the file came"));
+                }
+                None => state = wait_timeout(&self.moved, state, deadline.remaining()),
+            }
+        }
+    }
+
     /// Reads a part of it, or all if that is no end.
     pub fn reader(self: &Arc<Self>, offset: u64, length: Option<u64>) -> Follower {
         let end = length.map_or(u64::MAX, |length| offset.saturating_add(length));
