@@ -10,6 +10,7 @@ pub mod codec;
 pub mod expected;
 pub mod growing;
 pub mod key;
+pub mod receipts;
 pub mod record;
 mod rope;
 pub mod schema;
@@ -31,6 +32,7 @@ use crate::sync::{Mutex, lock};
 use blobs::Blobs;
 use changelog::Position;
 use key::{FILE_KEYS, FilePath};
+use receipts::Ticket;
 use schema::Purpose;
 use txn::{Change, Outcome, Read, ReadTxn, WriteTxn};
 
@@ -153,6 +155,18 @@ impl Writer {
         &self,
         change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T>,
     ) -> Result<(T, Option<Serial>)> {
+        self.write_once(None, change)
+    }
+
+    /// As `write`; with a ticket, its receipt is written in the same transaction.
+    ///
+    /// # Errors
+    /// As `write`; `Kind::Conflict` if another request used the ticket's key.
+    pub fn write_once<T>(
+        &self,
+        ticket: Option<&Ticket>,
+        change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T>,
+    ) -> Result<(T, Option<Serial>)> {
         let mut connection = lock(&self.connection);
         let sql = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let last = changelog::position(&sql)?;
@@ -164,8 +178,10 @@ impl Writer {
             return Ok((value, base));
         };
         drop(txn);
+        ticket.map(|ticket| receipts::note(&sql, ticket, end.serial)).transpose()?;
         txn::place_files(&self.store.blobs, files)?;
         sql.commit()?;
+        ticket.into_iter().for_each(Ticket::set_used);
         self.store.clock.advance(end.serial);
         self.remove_files(&removed);
         Ok((value, Some(end.serial)))

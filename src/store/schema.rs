@@ -13,7 +13,9 @@ const BUSY: Duration = Duration::from_secs(5);
 const STATEMENTS_CACHED: usize = 64;
 
 /// Each step brings the database from the version that is its place in this list to the next one.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [FIRST, RECEIPTS];
+
+const FIRST: &str = "
     CREATE TABLE changelog (
         serial INTEGER PRIMARY KEY,
         chain BLOB NOT NULL,
@@ -40,7 +42,23 @@ const MIGRATIONS: [&str; 1] = ["
         reason TEXT
     );
     CREATE INDEX wanted_next ON wanted (state, next_try, serial);
-"];
+";
+
+/// What became of requests that carried a key; rows are in the order in which they were written.
+const RECEIPTS: &str = "
+    CREATE TABLE receipt (
+        id INTEGER PRIMARY KEY,
+        key BLOB NOT NULL UNIQUE,
+        request BLOB NOT NULL,
+        written_at INTEGER NOT NULL,
+        serial INTEGER NOT NULL,
+        is_change INTEGER NOT NULL,
+        status INTEGER,
+        reason TEXT,
+        content_type TEXT,
+        body BLOB
+    );
+";
 
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,4 +112,26 @@ pub fn migrate(connection: &mut Connection) -> Result<()> {
         txn.commit()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_the_first_version_gets_what_came_later() {
+        let mut connection = Connection::open_in_memory().expect("opens");
+        connection.execute_batch(FIRST).expect("makes");
+        connection.pragma_update(None, "user_version", 1).expect("writes");
+        connection
+            .execute("INSERT INTO changelog VALUES (0, x'00', 0, x'01')", [])
+            .expect("writes");
+        migrate(&mut connection).expect("migrates");
+        migrate(&mut connection).expect("does nothing");
+        let count = |table: &str| -> i64 {
+            let sql = format!("SELECT count(*) FROM {table}");
+            connection.query_row(&sql, [], |row| row.get(0)).expect("reads")
+        };
+        assert_eq!((count("changelog"), count("receipt")), (1, 0));
+    }
 }
