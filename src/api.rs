@@ -14,6 +14,7 @@ pub mod login;
 pub mod mirrored;
 pub mod projects;
 pub mod push;
+pub mod receipts;
 pub mod route;
 pub mod simple;
 pub mod status;
@@ -44,6 +45,7 @@ use crate::transfer::Transfer;
 
 use cache::{FileCache, PageCache};
 use docs::ZipCache;
+use receipts::{Call, UnderWay};
 use route::{Access, FileVerb, Route, Verb};
 
 /// The longest JSON body in bytes; the largest real ones are user lists sent back by old clients.
@@ -88,23 +90,13 @@ pub struct App {
     pub files: FileCache,
     /// Documentation that is open.
     pub zips: ZipCache,
+    /// Requests that carry a receipt key and are under way.
+    pub receipts: Arc<UnderWay>,
     /// Numbers of the HTTP server, once it runs.
     pub http: OnceLock<Watcher>,
 }
 
 impl App {
-    /// The right to write.
-    ///
-    /// # Errors
-    /// `Kind::Unavailable` on a replica.
-    pub fn writer(&self) -> Result<&Arc<Writer>> {
-        match &self.node {
-            Node::Master { writer, .. } => Ok(writer),
-            Node::Replica(_) => {
-                Err(Error::unavailable("this node is a replica and takes no changes itself"))
-            }
-        }
-    }
     /// Who this node is, as its answers tell.
     pub fn identity(&self) -> wire::Identity {
         let master_uuid = match &self.node {
@@ -145,7 +137,7 @@ fn answer(app: &Arc<App>, mut request: Request) -> Reply {
         return finish(app, &request_facts(app, &request), Reply::Now(response));
     }
     let facts = request_facts(app, &request);
-    let reply = dispatch(app, request)
+    let reply = receipts::dispatch_once(app, request)
         .unwrap_or_else(|error| Reply::Now(ask::failure(&error, facts.is_json)));
     finish(app, &facts, reply)
 }
@@ -177,7 +169,7 @@ fn strip_prefix(app: &App, request: &mut Request) {
     }
 }
 
-fn dispatch(app: &Arc<App>, request: Request) -> Result<Reply> {
+fn dispatch(app: &Call, request: Request) -> Result<Reply> {
     let route = match Route::parse(request.method, request.path()) {
         Ok(route) => route,
         // A master may know addresses that this version does not.
@@ -211,20 +203,21 @@ fn dispatch(app: &Arc<App>, request: Request) -> Result<Reply> {
 }
 
 /// Hands a request to its handler, if its asker may see what it addresses.
-fn handle(app: &Arc<App>, request: Request, route: Route) -> Result<Reply> {
+fn handle(app: &Call, request: Request, route: Route) -> Result<Reply> {
     match access::check(app, &request, &route)? {
         false => run(app, request, route),
         true => run(app, request, route).map(access::keep_private),
     }
 }
 
-fn run(app: &Arc<App>, mut request: Request, route: Route) -> Result<Reply> {
+fn run(app: &Call, mut request: Request, route: Route) -> Result<Reply> {
     let now = |response: Result<Response>| response.map(Reply::Now);
     match route {
         Route::Root => now(users::list(app, &request)),
         Route::Api(scope) => now(discovery::api(app, &request, scope.as_ref())),
         Route::AuthCheck => now(discovery::authcheck(app, &request)),
         Route::Login => now(login::login(app, request)),
+        Route::Receipt(key) => receipts::show(app, &key),
         Route::Status => now(status::status(app, &request)),
         Route::User(verb, user) => now(match verb {
             Verb::Show => users::show(app, &request, &user),

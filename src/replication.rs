@@ -10,6 +10,7 @@ mod files;
 mod link;
 pub mod master;
 mod puller;
+pub mod receipts;
 mod relay;
 pub mod replicas;
 mod status;
@@ -38,6 +39,7 @@ use fetcher::Fetcher;
 use files::{Files, Skip};
 use link::Link;
 use puller::{Hooks, Puller};
+use receipts::{Fate, Key};
 use relay::Relay;
 use through::Unknown;
 
@@ -143,6 +145,16 @@ impl Replica {
     pub fn relay(&self, request: Request) -> Reply {
         let relay = self.relay.clone();
         Reply::Remote(Box::new(move || Reply::Now(relay.run(request))))
+    }
+
+    /// Asks the master what became of a request; `None` if it does not tell.
+    pub fn ask_fate(&self, key: &Key) -> Option<Fate> {
+        receipts::ask(&self.link, key)
+    }
+
+    /// What is known here of a request that was relayed.
+    pub fn known_fate(&self, key: &Key) -> Fate {
+        self.relay.known_fate(key)
     }
 
     /// Answers with a file whose record is here and whose bytes are not, from the master, and keeps it. It comes once

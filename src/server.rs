@@ -97,6 +97,7 @@ fn app(
         pages: PageCache::for_pages(),
         files: FileCache::for_files(),
         zips: ZipCache::new(),
+        receipts: Arc::default(),
         http: OnceLock::new(),
         config: config.clone(),
     })

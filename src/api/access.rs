@@ -82,6 +82,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Status
         | Route::Submit(_)
         | Route::AuthCheck
+        | Route::Receipt(_)
         | Route::Changelog { .. }
         | Route::User(..)
         | Route::Tokens(_)

@@ -22,6 +22,7 @@ use crate::store::record::{Dict, Links, Record as _};
 use crate::store::txn::Read;
 
 use super::cache::{Kept, OpenFile, Sources, source};
+use super::receipts::Call;
 use super::{App, Node, ask, at, auth, is_get, projects};
 
 /// A file never changes under its address, which has its hash in it.
@@ -356,7 +357,7 @@ fn is_offered(index: &Index, record: &Dict) -> bool {
 ///
 /// # Errors
 /// `Kind::Forbidden` also on an index that is not volatile, without `force`; `Kind::NotFound`; `Kind::Gone`.
-pub fn delete(app: &App, request: &Request, path: &FilePath) -> Result<Response> {
+pub fn delete(app: &Call, request: &Request, path: &FilePath) -> Result<Response> {
     let who = auth::identify(app, request)?;
     let name = IndexName::parse(path.index())?;
     let is_forced = request.has_parameter("force");

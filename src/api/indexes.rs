@@ -16,6 +16,7 @@ use crate::pages;
 use crate::store::txn::Read;
 
 use super::ask::{HTML, JSON, SIMPLE_JSON};
+use super::receipts::Call;
 use super::{App, ask, at, auth, json_body, json_object, lists};
 
 /// `GET /U/I`: for installers the list of projects, for browsers a page, else the configuration.
@@ -55,7 +56,7 @@ pub fn show(app: &Arc<App>, request: Request, name: &IndexName) -> Result<Reply>
 ///
 /// # Errors
 /// `Kind::Forbidden`, `Kind::NotFound` for an unknown user, `Kind::Conflict`, `Kind::Invalid`.
-pub fn create(app: &App, mut request: Request, name: &IndexName) -> Result<Response> {
+pub fn create(app: &Call, mut request: Request, name: &IndexName) -> Result<Response> {
     let who = auth::identify(app, &request)?;
     crate::model::user::require(&app.store.read()?, name.user())?;
     app.require(&who, Permission::IndexCreate(name))?;
@@ -68,7 +69,7 @@ pub fn create(app: &App, mut request: Request, name: &IndexName) -> Result<Respo
 ///
 /// # Errors
 /// `Kind::Forbidden` also for an unknown index, `Kind::Invalid`.
-pub fn modify(app: &App, mut request: Request, name: &IndexName) -> Result<Response> {
+pub fn modify(app: &Call, mut request: Request, name: &IndexName) -> Result<Response> {
     let who = auth::identify(app, &request)?;
     require_modify(app, &who, name)?;
     let body = json_body(&mut request)?;
@@ -97,7 +98,7 @@ pub fn modify(app: &App, mut request: Request, name: &IndexName) -> Result<Respo
 ///
 /// # Errors
 /// `Kind::Forbidden` also when it is not volatile or unknown.
-pub fn delete(app: &App, request: &Request, name: &IndexName) -> Result<Response> {
+pub fn delete(app: &Call, request: &Request, name: &IndexName) -> Result<Response> {
     let who = auth::identify(app, request)?;
     require_modify(app, &who, name)?;
     let ((), serial) = app.writer()?.write(|txn| index::remove(txn, name))?;

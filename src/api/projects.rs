@@ -19,6 +19,7 @@ use crate::store::record::Link;
 use crate::store::txn::{Read, WriteTxn};
 
 use super::mirrored::{self, Mirrored};
+use super::receipts::Call;
 use super::{App, ask, at, auth, legacy, simple};
 
 /// `GET /U/I/P`: the versions of a project with their data; for installers its simple page.
@@ -228,7 +229,7 @@ pub(super) fn deletable(
 ///
 /// # Errors
 /// `Kind::Forbidden` also on an index that is not volatile, without `force`; `Kind::NotFound`.
-pub fn delete(app: &App, request: &Request, name: &IndexName, spelling: &str) -> Result<Response> {
+pub fn delete(app: &Call, request: &Request, name: &IndexName, spelling: &str) -> Result<Response> {
     let who = auth::identify(app, request)?;
     let project = ProjectName::new(spelling);
     let is_forced = request.has_parameter("force");
@@ -245,7 +246,7 @@ pub fn delete(app: &App, request: &Request, name: &IndexName, spelling: &str) ->
 /// # Errors
 /// As for a project.
 pub fn delete_version(
-    app: &App,
+    app: &Call,
     request: &Request,
     name: &IndexName,
     spelling: &str,

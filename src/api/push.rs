@@ -2,7 +2,6 @@
 //! (spec/http-api.md section 13).
 
 use std::io::{self, Read as _};
-use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 
@@ -22,6 +21,7 @@ use crate::store::record::Dict;
 use crate::store::txn::Read;
 use crate::transfer::{self, Answered, Fields, Outside};
 
+use super::receipts::Call;
 use super::{App, ask, at, auth, files, json_object, mirrored};
 
 /// How often a push begins again because its release changed while it was prepared.
@@ -118,7 +118,7 @@ fn flag(fields: &mut Map<String, Json>, key: &str) -> Result<bool> {
 /// # Errors
 /// `Kind::Invalid` for a release that is not there and for what makes no sense; `Kind::NotFound` for an unknown index and
 /// a release without files; those of `App::read_index`; `Kind::Unauthorized` if it is not allowed at the target.
-pub fn push(app: &Arc<App>, mut request: Request, name: &IndexName) -> Result<Reply> {
+pub fn push(app: &Call, mut request: Request, name: &IndexName) -> Result<Reply> {
     let source = app.read_index(&request, name)?.index;
     let who = auth::identify(app, &request)?;
     let order = Order::parse(json_object(&mut request)?)?;
@@ -133,7 +133,7 @@ pub fn push(app: &Arc<App>, mut request: Request, name: &IndexName) -> Result<Re
     })))
 }
 
-fn perform(app: &Arc<App>, order: &Order, source: &Index, who: &Identity) -> Result<Response> {
+fn perform(app: &Call, order: &Order, source: &Index, who: &Identity) -> Result<Response> {
     let release = find(app, order, source)?;
     match &order.target {
         Some(target) => {
@@ -144,6 +144,7 @@ fn perform(app: &Arc<App>, order: &Order, source: &Index, who: &Identity) -> Res
         None => {
             let to = outside_of(order)?;
             fetch_first(app, &release)?;
+            app.keep_answer();
             outside(app, order, &release, &to)
         }
     }
@@ -222,7 +223,7 @@ fn require_upload(app: &App, txn: &impl Read, who: &Identity, target: &Index) ->
 
 /// Pushes to another index of this server.
 fn inside(
-    app: &App,
+    app: &Call,
     order: &Order,
     mut release: Release,
     target: &Index,

@@ -27,6 +27,8 @@ pub enum Route {
         /// Whether all after it are asked for too.
         onwards: bool,
     },
+    /// `GET /+receipt/KEY`
+    Receipt(String),
     /// `/U`
     User(Verb, UserName),
     /// `GET /U/+tokens`
@@ -140,6 +142,7 @@ impl Route {
             | Self::Api(_)
             | Self::Status
             | Self::AuthCheck
+            | Self::Receipt(_)
             | Self::Tokens(_)
             | Self::SimpleList(_)
             | Self::Simple(..)
@@ -173,6 +176,7 @@ impl Route {
             ["+status"] if method == Method::Get => Ok(Self::Status),
             ["+authcheck"] if method == Method::Get => Ok(Self::AuthCheck),
             ["+changelog", serial] if method == Method::Get => changelog(serial).ok_or_else(absent),
+            ["+receipt", key] if method == Method::Get => Ok(Self::Receipt((*key).to_owned())),
             ["+search" | "+searchhelp", ..] => Ok(Self::Unsupported("search")),
             [user, "+tokens", rest @ ..] => tokens(method, user, rest).ok_or_else(absent),
             [user, ..] if user.is_empty() || user.contains('+') => Err(absent()),

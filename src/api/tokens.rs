@@ -14,6 +14,7 @@ use crate::names::UserName;
 use crate::secret::AccessToken;
 use crate::store::txn::{Read, WriteTxn};
 
+use super::receipts::Call;
 use super::{App, ask, at, auth, json_object};
 
 /// What the answer to a new token says beside it.
@@ -49,7 +50,7 @@ pub fn list(app: &App, request: &Request, owner: &UserName) -> Result<Response> 
 ///
 /// # Errors
 /// `Kind::Unauthorized`, `Kind::Forbidden`; `Kind::NotFound` if there is no such user; `Kind::Invalid`.
-pub fn create(app: &App, mut request: Request, owner: &UserName) -> Result<Response> {
+pub fn create(app: &Call, mut request: Request, owner: &UserName) -> Result<Response> {
     require(app, &request, owner)?;
     let now = SystemTime::now();
     let wish = Wish::parse(&json_object(&mut request)?, now)?;
@@ -96,7 +97,7 @@ fn check_index(
 ///
 /// # Errors
 /// `Kind::Unauthorized`, `Kind::Forbidden`; `Kind::NotFound` if there is no such user or token.
-pub fn revoke(app: &App, request: &Request, owner: &UserName, id: &str) -> Result<Response> {
+pub fn revoke(app: &Call, request: &Request, owner: &UserName, id: &str) -> Result<Response> {
     require(app, request, owner)?;
     let ((), serial) = app.writer()?.write(|txn| tokens::revoke(txn, owner, id))?;
     Ok(at(serial, ask::message(200, format!("token '{id}' of {owner} revoked"))))

@@ -22,6 +22,7 @@ use crate::store::blobs::Staged;
 use crate::store::key::FilePath;
 use crate::store::txn::WriteTxn;
 
+use super::receipts::Call;
 use super::{App, access, ask, at, auth};
 
 /// The longest form that is not multipart.
@@ -38,7 +39,7 @@ struct ReadForm {
 ///
 /// # Errors
 /// `Kind::NotFound` if there is no such stage; otherwise refusals are answers with the reason in the status line.
-pub fn submit(app: &App, mut request: Request, name: &IndexName) -> Result<Response> {
+pub fn submit(app: &Call, mut request: Request, name: &IndexName) -> Result<Response> {
     let index = index::require(&app.store.read()?, name)?;
     if index.is_mirror() {
         return Err(Error::not_found("cannot submit to mirror index"));
@@ -87,7 +88,7 @@ fn target(app: &App, txn: &WriteTxn<'_>, who: &Identity, index: &Index) -> Resul
 /// What an upload came to: a reason phrase other than the usual one, and the serial.
 type Done = (Option<&'static str>, Option<Serial>);
 
-fn perform(app: &App, request: &mut Request, index: &Index, who: &Identity) -> Result<Done> {
+fn perform(app: &Call, request: &mut Request, index: &Index, who: &Identity) -> Result<Done> {
     let form = read_form(app, request)?;
     if let Some((_, name)) = form.fields.iter().find(|(name, _)| name == "name") {
         auth::require_project(who, &ProjectName::new(name))?;
@@ -156,7 +157,7 @@ fn hasher_for(fields: &[(String, String)]) -> Hasher {
     Hasher::with_all()
 }
 
-fn store_file(app: &App, form: ReadForm, index: &Index, who: &Identity) -> Result<Done> {
+fn store_file(app: &Call, form: ReadForm, index: &Index, who: &Identity) -> Result<Done> {
     let (name, staged) = form.file.ok_or_else(|| Error::invalid("content file field not found"))?;
     let submission = Submission::parse(&form.fields)?;
     metadata::check_file_name(&name, &submission)?;
@@ -176,7 +177,7 @@ fn store_file(app: &App, form: ReadForm, index: &Index, who: &Identity) -> Resul
     Ok((reason(outcome), serial))
 }
 
-fn store_doc(app: &App, form: ReadForm, index: &Index, who: &Identity) -> Result<Done> {
+fn store_doc(app: &Call, form: ReadForm, index: &Index, who: &Identity) -> Result<Done> {
     let text =
         |key: &str| form.fields.iter().find(|(name, value)| name == key && !value.is_empty());
     let (_, name) = text("name").ok_or_else(|| Error::invalid("doczip has no project name"))?;
@@ -224,7 +225,7 @@ fn reason(outcome: Upload) -> Option<&'static str> {
 ///
 /// # Errors
 /// `Kind::Forbidden`; `Kind::Invalid` if it is no JSON; `Kind::NotFound` if there is no such file.
-pub fn result(app: &App, request: &mut Request, file: &FilePath) -> Result<Response> {
+pub fn result(app: &Call, request: &mut Request, file: &FilePath) -> Result<Response> {
     let who = access::asker(app, request)?;
     let index = index::require(&app.store.read()?, &IndexName::parse(file.index())?)?;
     if !app.policy.allows(&who, Permission::UploadResult(&index)) {

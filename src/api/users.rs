@@ -12,6 +12,7 @@ use crate::store::key;
 use crate::store::record::Dict;
 use crate::store::txn::Read;
 
+use super::receipts::Call;
 use super::{App, ask, at, auth, json_object, login};
 
 /// `GET /`: all users with the indexes that the asker may read.
@@ -76,7 +77,7 @@ pub fn show(app: &App, request: &Request, name: &UserName) -> Result<Response> {
 ///
 /// # Errors
 /// `Kind::Forbidden`, `Kind::Conflict` if the name is taken, `Kind::Invalid` for bad fields.
-pub fn create(app: &App, mut request: Request, name: &UserName) -> Result<Response> {
+pub fn create(app: &Call, mut request: Request, name: &UserName) -> Result<Response> {
     let who = auth::identify(app, &request)?;
     app.require(&who, Permission::UserCreate)?;
     let fields = json_object(&mut request)?;
@@ -97,7 +98,7 @@ pub fn create(app: &App, mut request: Request, name: &UserName) -> Result<Respon
 ///
 /// # Errors
 /// `Kind::Forbidden`, `Kind::NotFound`.
-pub fn modify(app: &App, mut request: Request, name: &UserName) -> Result<Response> {
+pub fn modify(app: &Call, mut request: Request, name: &UserName) -> Result<Response> {
     let who = auth::identify(app, &request)?;
     let fields = json_object(&mut request)?;
     let is_password_only = fields.len() == 1 && fields.contains_key("password");
@@ -132,7 +133,7 @@ pub fn modify(app: &App, mut request: Request, name: &UserName) -> Result<Respon
 ///
 /// # Errors
 /// `Kind::Forbidden` also when an index is not volatile; `Kind::NotFound`.
-pub fn delete(app: &App, request: &Request, name: &UserName) -> Result<Response> {
+pub fn delete(app: &Call, request: &Request, name: &UserName) -> Result<Response> {
     let who = auth::identify(app, request)?;
     let txn = app.store.read()?;
     if !name.is_root() && txn.get(&key::User(name))?.is_none() {

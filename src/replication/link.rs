@@ -35,6 +35,8 @@ pub struct Link {
 pub struct Known {
     /// Its uuid, once it was recorded.
     pub uuid: Option<String>,
+    /// Whether its last answer was one of this program, which knows receipts.
+    pub is_twin: bool,
     /// The highest serial that it named; the inner one is none while its log is empty.
     pub serial: Option<Option<Serial>>,
     /// When that changed.
@@ -79,6 +81,11 @@ impl Link {
     /// What is known of the master.
     pub fn known(&self) -> Known {
         lock(&self.state).clone()
+    }
+
+    /// Whether the master is one of this program, as far as is known.
+    pub fn is_twin(&self) -> bool {
+        lock(&self.state).is_twin
     }
 
     /// Changes what is known.
@@ -143,7 +150,10 @@ impl Link {
         self.note(|known| known.asked_at = Some(SystemTime::now()));
         let url = format!("{}{target}", self.url);
         let answer = self.client.request(method, &url, headers, body, timeouts)?;
-        self.note(|known| known.answered_at = Some(SystemTime::now()));
+        self.note(|known| {
+            known.answered_at = Some(SystemTime::now());
+            known.is_twin = answer.headers.has(wire::TWINPI_VERSION);
+        });
         Ok(answer)
     }
 

@@ -1,30 +1,39 @@
 //! A change that arrives at a replica: sent to the master, and answered when its serial is here.
 //!
 //! So a client that wrote through this node reads its own write. Whatever goes wrong, the answer says what is known:
-//! not carried out, committed and not yet visible, or unknown.
+//! not carried out, committed and not yet visible, or unknown. Each change carries a receipt key. So if the connection
+//! to the master breaks, what can be sent again is sent again, and of the rest the master is asked what became of it.
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::deadline::Deadline;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::http::client::{self, Answer, ClientBody, Timeouts};
 use crate::http::forward;
 use crate::http::request::{Headers, Method, Request};
-use crate::http::response::{Body, Response};
+use crate::http::response::{self, Body, Response};
 use crate::serial::{Serial, SerialClock};
 use crate::sync::{Mutex, lock};
 
 use super::link::{CONNECT, Link};
+use super::receipts::{self, Fate, Key, Memory};
 use super::wire;
 
 /// So much of an answer is read before the wait for its serial, so that the connection is free again. Answers to
 /// changes are small.
 const ANSWER_BYTES: u64 = 1 << 20;
 
+/// A body up to here is read before it is sent, so that it can be sent again.
+const RESENT_BYTES_MAX: u64 = 1 << 20;
+/// The pauses before a change is sent again, or its receipt asked for, after the connection broke.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(30), Duration::from_millis(250), Duration::from_secs(1)];
+
 /// Fields of the master's answer that are its own, or made anew.
-const NOT_PASSED: [&str; 11] = [
+const NOT_PASSED: [&str; 12] = [
     "content-length",
     "date",
     "server",
@@ -36,6 +45,7 @@ const NOT_PASSED: [&str; 11] = [
     wire::TWINPI_VERSION,
     wire::NONCE,
     wire::REASON,
+    wire::RECEIPT,
 ];
 
 /// Sends changes to the master.
@@ -45,6 +55,64 @@ pub struct Relay {
     /// From the end of the client's body: how long the answer and its serial may take. Before it: the longest pause.
     timeout: Duration,
     outside_url: Option<String>,
+    memory: Memory,
+}
+
+/// A request as it goes to the master.
+struct Outgoing {
+    method: Method,
+    target: String,
+    headers: Headers,
+    /// Names a change; reading has none.
+    key: Option<Key>,
+    /// The URL under which the client knows this node.
+    own_url: String,
+}
+
+/// The body of a request.
+enum Content {
+    None,
+    /// All of it: it can be sent again.
+    Whole(Arc<[u8]>),
+    /// As it comes from the client.
+    Once(Option<ClientBody>),
+}
+
+impl Content {
+    fn next(&mut self) -> ClientBody {
+        match self {
+            Self::None => ClientBody::None,
+            Self::Whole(bytes) => {
+                let length = Some(bytes.len() as u64);
+                ClientBody::Reader { reader: Box::new(io::Cursor::new(bytes.clone())), length }
+            }
+            Self::Once(body) => body.take().unwrap_or(ClientBody::None),
+        }
+    }
+}
+
+/// An answer, with the start of its body.
+struct Whole {
+    answer: Answer,
+    start: Vec<u8>,
+}
+
+/// Why there is no answer.
+enum Broken {
+    /// None came.
+    Unanswered(Error),
+    /// It broke off in its body.
+    Within(io::Error, Box<Answer>),
+}
+
+impl Broken {
+    /// Whether the connection broke, rather than the time ran out or nothing was sent.
+    fn is_cut(&self) -> bool {
+        match self {
+            Self::Unanswered(error) => error.kind == Kind::BadGateway && !client::is_unsent(error),
+            Self::Within(error, _) => error.kind() != io::ErrorKind::TimedOut,
+        }
+    }
 }
 
 /// How far the body of a request got.
@@ -62,7 +130,12 @@ impl Relay {
         timeout: Duration,
         outside_url: Option<String>,
     ) -> Self {
-        Self { link, clock, timeout, outside_url }
+        Self { link, clock, timeout, outside_url, memory: Memory::default() }
+    }
+
+    /// What is known here of a request that was relayed.
+    pub fn known_fate(&self, key: &Key) -> Fate {
+        self.memory.find(key)
     }
 
     /// Sends a request to the master and answers for it; takes as long as that takes.
@@ -70,22 +143,170 @@ impl Relay {
         if let Some(refusal) = self.refusal(&request) {
             return refusal;
         }
-        let own_url = self.own_url(&request.headers);
+        let outgoing = match self.outgoing(&request) {
+            Ok(outgoing) => outgoing,
+            Err(error) => return failure(response::status(error.kind), &error.message),
+        };
         let progress = Arc::new(Mutex::new(Progress::default()));
-        let body = outgoing(&mut request, &progress);
-        let has_body = matches!(body, ClientBody::Reader { .. });
-        let headers = self.outgoing_headers(&request.headers);
-        let method = request.method.as_str();
+        let started = Instant::now();
+        let mut content = match content(&mut request, &progress) {
+            Ok(content) => content,
+            Err(error) => return self.explain(&error, &progress, false, &outgoing),
+        };
+        if let Some(key) = &outgoing.key {
+            self.memory.note(key, Fate::UnderWay);
+        }
+        let result = self.send(&outgoing, &mut content, started);
+        let has_body = !matches!(content, Content::None);
+        let ended_at = if has_body { lock(&progress).ended_at } else { Some(started) };
+        match result {
+            Ok(whole) => self.answer(whole, ended_at.unwrap_or(started), &outgoing),
+            Err(broken) => {
+                if let (Some(key), Some(ended_at), true) =
+                    (&outgoing.key, ended_at, broken.is_cut())
+                    && let Some(response) = self.by_receipt(key, ended_at, &outgoing)
+                {
+                    return response;
+                }
+                self.give_up(broken, &progress, ended_at, &outgoing)
+            }
+        }
+    }
+
+    fn outgoing(&self, request: &Request) -> Result<Outgoing> {
+        let key = match request.method.is_read() {
+            true => None,
+            false => Some(Key::of(&request.headers)?.map_or_else(Key::random, Ok)?),
+        };
+        Ok(Outgoing {
+            method: request.method,
+            target: request.target.clone(),
+            headers: self.outgoing_headers(&request.headers, key.as_ref()),
+            key,
+            own_url: self.own_url(&request.headers),
+        })
+    }
+
+    /// Sends a request, again if the connection broke and the master knows it by its key.
+    fn send(
+        &self,
+        outgoing: &Outgoing,
+        content: &mut Content,
+        started: Instant,
+    ) -> std::result::Result<Whole, Broken> {
+        let mut result = self.send_once(outgoing, content);
+        let may_repeat = outgoing.key.is_some() && !matches!(content, Content::Once(_));
+        for pause in PAUSES {
+            let Err(broken) = &result else { break };
+            let is_late = self.timeout.saturating_sub(started.elapsed()) < pause;
+            if !may_repeat || !broken.is_cut() || !self.link.is_twin() || is_late {
+                break;
+            }
+            log::info!("a relayed request is sent again: the connection to the master broke");
+            thread::sleep(pause);
+            let again = self.send_once(outgoing, content);
+            // Not sent this time: what is known is still that it was sent before.
+            let is_unsent = matches!(&again, Err(Broken::Unanswered(e)) if client::is_unsent(e));
+            if !is_unsent {
+                result = again;
+            }
+        }
+        result
+    }
+
+    fn send_once(
+        &self,
+        outgoing: &Outgoing,
+        content: &mut Content,
+    ) -> std::result::Result<Whole, Broken> {
         let timeouts =
             Timeouts { connect: CONNECT, response_head: self.timeout, per_read: self.timeout };
-        let started = Instant::now();
-        let result = self.link.send(method, &request.target, &headers.0, body, timeouts);
-        let progress = lock(&progress);
-        let ended_at = if has_body { progress.ended_at } else { Some(started) };
-        match result {
-            Err(error) => self.explain(&error, &progress, ended_at.is_some()),
-            Ok(answer) => self.answer(answer, ended_at.unwrap_or(started), &own_url),
+        let (method, headers) = (outgoing.method.as_str(), &outgoing.headers.0);
+        let mut answer = self
+            .link
+            .send(method, &outgoing.target, headers, content.next(), timeouts)
+            .map_err(Broken::Unanswered)?;
+        let mut start = Vec::new();
+        match answer.body.by_ref().take(ANSWER_BYTES).read_to_end(&mut start) {
+            Ok(_) => Ok(Whole { answer, start }),
+            Err(error) => Err(Broken::Within(error, Box::new(answer))),
         }
+    }
+
+    /// The answer by the master's receipt, if there is one. While the request is under way it is asked again.
+    fn by_receipt(&self, key: &Key, ended_at: Instant, outgoing: &Outgoing) -> Option<Response> {
+        if !self.link.is_twin() {
+            return None;
+        }
+        let mut pauses = PAUSES.iter();
+        let (serial, status) = loop {
+            match receipts::ask(&self.link, key) {
+                Some(Fate::Committed { serial, status }) => break (serial, status),
+                Some(Fate::Unknown) => return None,
+                Some(Fate::UnderWay) | None => thread::sleep(*pauses.next()?),
+            }
+        };
+        self.memory.note(key, Fate::Committed { serial, status });
+        let status = status.unwrap_or(200);
+        if status < 400
+            && let Err(failure) = self.wait(Some(serial), ended_at, outgoing)
+        {
+            return Some(*failure);
+        }
+        let message = format!(
+            "the master carried the request out (serial {}), and the connection broke before its answer was here",
+            Serial::wire(serial)
+        );
+        let mut response = wire::failure(status, &message).with_header(wire::REPEATED, "yes");
+        wire::set_serial(&mut response, serial);
+        Some(response.with_header(wire::PROXY, wire::BY_REPLICA))
+    }
+
+    /// What is known when there is no whole answer.
+    fn give_up(
+        &self,
+        broken: Broken,
+        progress: &Mutex<Progress>,
+        ended_at: Option<Instant>,
+        outgoing: &Outgoing,
+    ) -> Response {
+        self.note_done(outgoing, 502, None);
+        let (error, answer) = match broken {
+            Broken::Unanswered(error) => {
+                return self.explain(&error, progress, ended_at.is_some(), outgoing);
+            }
+            Broken::Within(error, answer) => (error, answer),
+        };
+        let (status, serial) = (answer.status, wire::serial_of(&answer.headers));
+        if status < 400 {
+            self.note_done(outgoing, status, serial);
+            if let Err(failure) = self.wait(serial, ended_at.unwrap_or_else(Instant::now), outgoing)
+            {
+                return *failure;
+            }
+        }
+        let serial = Serial::wire(serial.flatten());
+        let message = match status {
+            400.. => {
+                format!(
+                    "the master refused the request ({status}), and its answer broke off: {error}"
+                )
+            }
+            _ => format!(
+                "the master carried the request out (serial {serial}), but its answer broke off: {error}"
+            ),
+        };
+        failure(502, &message)
+    }
+
+    /// Remembers what became of a request.
+    fn note_done(&self, outgoing: &Outgoing, status: u16, serial: Option<Option<Serial>>) {
+        let Some(key) = &outgoing.key else { return };
+        let fate = match (status, serial) {
+            (400.., _) | (_, None) => Fate::Unknown,
+            (_, Some(serial)) => Fate::Committed { serial, status: Some(status) },
+        };
+        self.memory.note(key, fate);
     }
 
     /// The answer to a request that came around in a circle, or cannot be sent.
@@ -103,7 +324,7 @@ impl Relay {
         })
     }
 
-    fn outgoing_headers(&self, headers: &Headers) -> Headers {
+    fn outgoing_headers(&self, headers: &Headers, key: Option<&Key>) -> Headers {
         let mut passed = forward::request(headers);
         let chain = match headers.get(wire::RELAY) {
             Some(before) => format!("{before}, {}", self.link.uuid()),
@@ -111,6 +332,10 @@ impl Relay {
         };
         passed.remove(wire::RELAY);
         passed.push(wire::RELAY, chain);
+        if let Some(key) = key {
+            passed.remove(wire::RECEIPT);
+            passed.push(wire::RECEIPT, key.as_str());
+        }
         passed
     }
 
@@ -126,7 +351,13 @@ impl Relay {
     }
 
     /// What is known when there was no answer.
-    fn explain(&self, error: &Error, progress: &Progress, is_sent: bool) -> Response {
+    fn explain(
+        &self,
+        error: &Error,
+        progress: &Mutex<Progress>,
+        is_sent: bool,
+        outgoing: &Outgoing,
+    ) -> Response {
         if error.kind == Kind::Invalid {
             let mut response =
                 failure(400, "the request broke off, or cannot be sent on; nothing was changed");
@@ -145,59 +376,56 @@ impl Relay {
         } else {
             let status = if error.kind == Kind::Timeout { 504 } else { 502 };
             let message = format!(
-                "the outcome is unknown: the request was sent and no answer came; look before repeating it: \
-                 {master}: {error}"
+                "the outcome is unknown: the request was sent and no answer came; look before repeating it{}: \
+                 {master}: {error}",
+                outgoing.receipt()
             );
             failure(status, &message)
         };
-        response.close = progress.is_touched && !is_sent;
+        response.close = lock(progress).is_touched && !is_sent;
         log::warn!("a relayed request failed: {master}: {error}");
         response
     }
 
     /// Answers with what the master said, once its serial is here.
-    fn answer(&self, answer: Answer, ended_at: Instant, own_url: &str) -> Response {
+    fn answer(&self, whole: Whole, ended_at: Instant, outgoing: &Outgoing) -> Response {
+        let Whole { answer, start } = whole;
         let status = answer.status;
         let serial = wire::serial_of(&answer.headers);
         if let Some(serial) = serial {
             self.link.note_serial(serial);
         }
+        self.note_done(outgoing, status, serial);
         let mut response = Response::new(status);
         response.reason =
             answer.headers.get(wire::REASON).map(str::to_owned).or_else(|| answer.reason.clone());
-        self.pass_headers(&answer, own_url, &mut response);
-        let mut body = answer.body;
-        let mut start = Vec::new();
-        let read = body.by_ref().take(ANSWER_BYTES).read_to_end(&mut start);
+        self.pass_headers(&answer, &outgoing.own_url, &mut response);
         if status < 400
-            && let Err(failure) = self.wait(serial, ended_at)
+            && let Err(failure) = self.wait(serial, ended_at, outgoing)
         {
             return *failure;
         }
-        if let Err(error) = read {
-            let serial = Serial::wire(serial.flatten());
-            let message = match status {
-                400.. => format!(
-                    "the master refused the request ({status}), and its answer broke off: {error}"
-                ),
-                _ => format!(
-                    "the master carried the request out (serial {serial}), but its answer broke off: {error}"
-                ),
-            };
-            return failure(502, &message);
+        if let Some(key) = &outgoing.key {
+            response = response.with_header(wire::RECEIPT, key.as_str().to_owned());
         }
         let is_all = (start.len() as u64) < ANSWER_BYTES;
         response.body = match is_all {
             true => Body::Owned(start),
-            false => {
-                Body::Stream { reader: Box::new(io::Cursor::new(start).chain(body)), length: None }
-            }
+            false => Body::Stream {
+                reader: Box::new(io::Cursor::new(start).chain(answer.body)),
+                length: None,
+            },
         };
         response.with_header(wire::PROXY, wire::BY_REPLICA)
     }
 
     /// Waits for the serial of an answer; the answer for when it does not come.
-    fn wait(&self, serial: Option<Option<Serial>>, ended_at: Instant) -> Result<(), Box<Response>> {
+    fn wait(
+        &self,
+        serial: Option<Option<Serial>>,
+        ended_at: Instant,
+        outgoing: &Outgoing,
+    ) -> std::result::Result<(), Box<Response>> {
         let master = self.link.describe();
         let Some(serial) = serial else {
             let message = format!(
@@ -213,7 +441,8 @@ impl Relay {
         let here = Serial::wire(self.clock.now());
         let message = format!(
             "the change is committed on the master as serial {serial} and not yet visible on this replica, which is at \
-             serial {here}; do not repeat it; {master}"
+             serial {here}; do not repeat it{}; {master}",
+            outgoing.receipt()
         );
         log::warn!("a relayed request waited in vain: {message}");
         let mut response = failure(504, &message);
@@ -245,19 +474,41 @@ fn failure(status: u16, message: &str) -> Response {
     wire::failure(status, message).with_reason(message)
 }
 
-/// The client's body on its way to the master.
-fn outgoing(request: &mut Request, progress: &Arc<Mutex<Progress>>) -> ClientBody {
-    let is_chunked = request.headers.has("transfer-encoding");
-    match request.body_length {
-        None if !is_chunked => ClientBody::None,
-        length => {
-            let reader =
-                Metered { inner: request.take_body(), left: length, progress: progress.clone() };
-            if length == Some(0) {
-                lock(progress).ended_at = Some(Instant::now());
+impl Outgoing {
+    /// Where to ask what became of it, for messages.
+    fn receipt(&self) -> String {
+        match &self.key {
+            Some(key) => {
+                let key = key.as_str();
+                format!("; its receipt is {key}, at {}{}{key}", self.own_url, wire::RECEIPTS)
             }
-            ClientBody::Reader { reader: Box::new(reader), length }
+            None => String::new(),
         }
+    }
+}
+
+/// The client's body on its way to the master.
+fn content(request: &mut Request, progress: &Arc<Mutex<Progress>>) -> Result<Content> {
+    let is_chunked = request.headers.has("transfer-encoding");
+    let length = request.body_length;
+    if length.is_none() && !is_chunked {
+        return Ok(Content::None);
+    }
+    let mut reader =
+        Metered { inner: request.take_body(), left: length, progress: progress.clone() };
+    if length == Some(0) {
+        lock(progress).ended_at = Some(Instant::now());
+    }
+    match length.filter(|length| *length <= RESENT_BYTES_MAX) {
+        Some(length) => {
+            let mut bytes = Vec::new();
+            let read = reader.by_ref().take(length).read_to_end(&mut bytes);
+            match read {
+                Ok(read) if read as u64 == length => Ok(Content::Whole(bytes.into())),
+                _ => Err(Error::invalid("the body broke off")),
+            }
+        }
+        None => Ok(Content::Once(Some(ClientBody::Reader { reader: Box::new(reader), length }))),
     }
 }
 

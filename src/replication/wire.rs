@@ -55,6 +55,13 @@ pub const RELAY: &str = "X-TWINPI-RELAY";
 /// The reason phrase of the answer to a relayed request, when it is not the standard one.
 pub const REASON: &str = "X-TWINPI-REASON";
 
+/// The key of a request that is to be carried out once.
+pub const RECEIPT: &str = "X-TWINPI-RECEIPT";
+/// On the answer to a request that was carried out before.
+pub const REPEATED: &str = "X-TWINPI-REPEATED";
+/// The path below which it is asked what became of a request.
+pub const RECEIPTS: &str = "/+receipt/";
+
 /// A changelog that is streamed: each serial and its entry as two objects.
 pub const STREAM_TYPE: &str = "application/x-devpi-replica-changes";
 /// One entry, or a list of them.
