@@ -1,6 +1,6 @@
 //! Changes through a replica: answered when they are visible here, and with what is known when they are not.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use twinpi::http::request::Method;
@@ -147,6 +147,100 @@ fn an_answer_that_does_not_come_leaves_the_outcome_open() {
     let text = text_of(response);
     assert!(text.contains("the outcome is unknown"), "{text}");
     replica.reaches(serial(1)); // it was carried out, as it happens
+}
+
+/// Names the program on an answer, also on one that comes later.
+fn as_twin(reply: Reply) -> Reply {
+    match reply {
+        Reply::Now(response) => {
+            Reply::Now(response.with_header(wire::TWINPI_VERSION, wire::THIS_VERSION))
+        }
+        Reply::Park(mut park) => {
+            let resume = park.resume;
+            park.resume = Box::new(move || as_twin(resume()));
+            Reply::Park(park)
+        }
+        Reply::Remote(job) => Reply::Remote(Box::new(move || as_twin(job()))),
+    }
+}
+
+/// A master that says that it is one of this program, commits once for a key, and loses its first answers.
+fn forgetful(home: &Home, lost: usize) -> (Mini, Arc<Mutex<Vec<String>>>) {
+    let keys: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (_master, handler) = serve_master(home, MASTER);
+    let seen = keys.clone();
+    let answering = move |asked: twinpi::http::request::Request| {
+        let Some(key) = asked.headers.get(wire::RECEIPT).map(str::to_owned) else {
+            return as_twin((handler)(asked));
+        };
+        let mut keys = seen.lock().expect("whole");
+        keys.push(key);
+        match keys.len() {
+            1 => (handler)(asked),
+            _ => Reply::Now(Response::text(200, "again").with_header(wire::SERIAL, "1")),
+        }
+    };
+    let server = Mini::start(home.store.clock().clone(), Arc::new(answering));
+    for _ in 0..lost {
+        server.spoil("/bob", Fault::NoAnswer);
+    }
+    (server, keys)
+}
+
+#[test]
+fn a_change_is_sent_again_under_its_key_to_a_master_that_knows_keys() {
+    let home = Home::new();
+    home.commit("ann");
+    let (server, keys) = forgetful(&home, 2);
+    let replica = ReplicaNode::start(&server.url());
+    replica.reaches(serial(0));
+    let response = put(&replica, "/bob", &[], b"x");
+    assert_eq!(response.status, 200, "{:?}", response.reason);
+    assert_eq!(text_of(response), "again");
+    let keys = keys.lock().expect("whole");
+    assert!(keys.len() == 3 && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert_eq!(home.now(), Serial::new(1), "one change");
+}
+
+#[test]
+fn what_cannot_be_sent_again_is_sent_once() {
+    let home = Home::new();
+    home.commit("ann");
+    let (server, keys) = forgetful(&home, 1);
+    let replica = ReplicaNode::start(&server.url());
+    replica.reaches(serial(0));
+    let mut long = request(Method::Put, "/bob", &[("Transfer-Encoding", "chunked")], b"hello");
+    long.body_length = None;
+    let response = replica.run(replica.replica.relay(long));
+    assert_eq!(response.status, 502);
+    let key = keys.lock().expect("whole").join(" ");
+    let text = text_of(response);
+    assert!(key.len() == 32 && text.contains(&format!("{}{key}", wire::RECEIPTS)), "{text}");
+}
+
+#[test]
+fn a_master_of_another_program_gets_the_key_and_the_change_once() {
+    let home = Home::new();
+    let (_master, handler) = serve_master(&home, MASTER);
+    let keys: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = keys.clone();
+    let counting = move |asked: twinpi::http::request::Request| {
+        if asked.method == Method::Put {
+            let key = asked.headers.get(wire::RECEIPT).expect("a key").to_owned();
+            seen.lock().expect("whole").push(key);
+        }
+        (handler)(asked)
+    };
+    let server = Mini::start(home.store.clock().clone(), Arc::new(counting));
+    let replica = ReplicaNode::start(&server.url());
+    server.spoil("/bob", Fault::NoAnswer);
+    let given = [(wire::RECEIPT, "my-own-key-0123456789"), ("Host", "replica:1")];
+    let response = put(&replica, "/bob", &given, b"x");
+    assert_eq!(response.status, 502);
+    let text = text_of(response);
+    assert!(text.contains("http://replica:1/+receipt/my-own-key-0123456789"), "{text}");
+    assert_eq!(*keys.lock().expect("whole"), ["my-own-key-0123456789"]);
+    assert_eq!(put(&replica, "/bob", &[(wire::RECEIPT, "short")], b"x").status, 400);
 }
 
 #[test]
