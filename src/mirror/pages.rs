@@ -335,9 +335,12 @@ impl Mirrors {
         project: &ProjectName,
         known: &mut Known,
     ) -> Result<bool> {
+        let base = settings.url.as_deref().ok_or_else(|| {
+            Error::new(Kind::BadGateway, format!("the mirror {} has no mirror_url", index.name))
+        })?;
         let mut pauses = PAUSES.iter();
         loop {
-            let done = self.ask_upstream_once(writer, (index, settings), project, known);
+            let done = self.ask_upstream_once(writer, (index, base), project, known);
             match (&done, pauses.next()) {
                 (Err(error), Some(pause)) if is_transient(error) => std::thread::sleep(*pause),
                 _ => return done,
@@ -348,13 +351,10 @@ impl Mirrors {
     fn ask_upstream_once(
         &self,
         writer: &Writer,
-        (index, settings): (&Index, &Settings),
+        (index, base): (&Index, &str),
         project: &ProjectName,
         known: &mut Known,
     ) -> Result<bool> {
-        let base = settings.url.as_deref().ok_or_else(|| {
-            Error::new(Kind::BadGateway, format!("the mirror {} has no mirror_url", index.name))
-        })?;
         let held = self.store().read()?.get(&key::SimpleLinks(&index.name, project))?;
         let held = held.filter(|held| held.is_of_mirror() && is_from(held, &known.upstream));
         // A page that was only just heard of again is not asked for conditionally: its tag is not known here.
@@ -386,7 +386,7 @@ impl Mirrors {
             }
         }
         let serial = fetched.last_serial();
-        check_serial(settings, held.as_ref(), known.serial, serial)?;
+        check_serial(&Settings::of(index), held.as_ref(), known.serial, serial)?;
         let answered = started.elapsed();
         let page = read_page(&mut fetched, project)?;
         let read = started.elapsed();
@@ -467,9 +467,7 @@ fn read_page(fetched: &mut Fetched, project: &ProjectName) -> Result<parse::Upst
 
 /// Whether the same may go better at once.
 fn is_transient(error: &Error) -> bool {
-    matches!(error.kind, Kind::BadGateway)
-        && !error.message.contains("has no mirror_url")
-        && !parse::is_nonsense(error)
+    matches!(error.kind, Kind::BadGateway) && !parse::is_nonsense(error)
 }
 
 /// An upstream whose serial went back shows an older state, as a cache in between may do.
