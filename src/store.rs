@@ -189,9 +189,7 @@ impl Writer {
 
     fn remove_files(&self, removed: &[FilePath]) {
         for path in removed {
-            for path in std::iter::once(path.clone())
-                .chain(path.sibling(&format!("{}.metadata", path.name())))
-            {
+            for path in std::iter::once(path.clone()).chain(path.sidecar()) {
                 if let Err(e) = self.store.blobs.remove(&path) {
                     log::warn!("{path} stays as an orphan: {e}");
                 }

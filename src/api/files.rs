@@ -311,7 +311,7 @@ fn answer_metadata(
 ) -> Result<Reply> {
     let absent = || Error::not_found("the file has no metadata");
     let sha256 = known.record.text("metadata_sha256").map(str::to_owned);
-    let sidecar = wheel.sibling(&format!("{}.metadata", wheel.name()))?;
+    let sidecar = wheel.sidecar()?;
     if let Some(sha256) = &sha256
         && let Some(file) = app.store.blobs().get(&sidecar)?
     {

@@ -126,7 +126,7 @@ impl Mirrors {
     pub fn metadata(self: &Arc<Self>, wheel: &Wish<'_>) -> Result<Option<Response>> {
         let url = url_of(wheel.index, wheel.record).filter(|_| !self.is_offline());
         let url = url.ok_or_else(|| Error::not_found("the file has no metadata"))?;
-        let sidecar = sidecar_of(wheel.path)?;
+        let sidecar = wheel.path.sidecar()?;
         let is_here = || self.store().blobs().size(&sidecar).is_some();
         let growing = self.arrivals().join(&sidecar, is_here, |arrival| {
             let (mirrors, path, record) = (self.clone(), wheel.path.clone(), wheel.record.clone());
@@ -206,7 +206,7 @@ impl Mirrors {
         record: &Dict,
         url: String,
     ) -> Result<()> {
-        let sidecar = sidecar_of(wheel)?;
+        let sidecar = wheel.sidecar()?;
         let due = record.text("metadata_sha256");
         let expected = due.map_or_else(Expected::default, Expected::of_sha256);
         let (staged, _) = self.take(arrival, &sidecar, &expected, url, METADATA_BYTES_MAX)?;
@@ -323,7 +323,7 @@ fn keep_metadata(
         Some(_) => (),
         None => record.set("metadata_sha256", found),
     }
-    txn.add_file(sidecar_of(path)?, metadata);
+    txn.add_file(path.sidecar()?, metadata);
     Ok(())
 }
 
@@ -331,11 +331,6 @@ fn keep_metadata(
 fn metadata_of(store: &Store, path: &FilePath, wheel: &Staged) -> Option<Staged> {
     let bytes = metadata::of_wheel(path.name(), wheel.open().ok()?)?;
     store.blobs().stage(&mut bytes.as_slice(), Hasher::new(), u64::MAX).ok()
-}
-
-/// Where the METADATA of a wheel stands here.
-fn sidecar_of(wheel: &FilePath) -> Result<FilePath> {
-    wheel.sibling(&format!("{}.metadata", wheel.name()))
 }
 
 /// Where the METADATA of a wheel lies at its upstream (PEP 658).

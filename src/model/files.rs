@@ -79,7 +79,7 @@ pub fn put_as_of(
     }
     if let Some(metadata) = metadata {
         record.set("metadata_sha256", metadata.sums.sha256.hex());
-        txn.add_file(path.sibling(&format!("{}.metadata", path.name()))?, metadata);
+        txn.add_file(path.sidecar()?, metadata);
     }
     txn.set(&key::File(&path), &record);
     txn.add_file(path, staged);

@@ -202,7 +202,7 @@ fn sidecar(
     record: &Dict,
     wheel: &Staged,
 ) -> Result<Option<Staged>> {
-    let beside = path.sibling(&format!("{}.metadata", path.name()))?;
+    let beside = path.sidecar()?;
     if let Some(sha256) = record.text("metadata_sha256").and_then(Digest::parse)
         && let Some(staged) = blobs.share(&beside, Some(sha256))?
     {

@@ -211,7 +211,7 @@ impl Files {
         if let Some(due) = &expected.metadata_sha256 {
             match (self.sidecar)(path, &staged) {
                 Some(metadata) if metadata.sums.sha256.hex() == *due => {
-                    blobs.place(metadata, &path.sibling(&format!("{}.metadata", path.name()))?)?;
+                    blobs.place(metadata, &path.sidecar()?)?;
                 }
                 _ => log::warn!(
                     "the METADATA in {path} is not what its record says; it is not offered beside it"

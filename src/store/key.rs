@@ -172,6 +172,13 @@ impl FilePath {
     pub fn is_by_hash(&self) -> bool {
         self.0.split('/').nth(2) == Some("+f")
     }
+    /// The file beside a wheel that holds its METADATA (PEP 658).
+    ///
+    /// # Errors
+    /// `Kind::Invalid` if the name gets too long.
+    pub fn sidecar(&self) -> Result<Self> {
+        self.sibling(&format!("{}.metadata", self.name()))
+    }
     /// Another file in the same folder.
     ///
     /// # Errors
