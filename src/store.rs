@@ -14,6 +14,7 @@ pub mod receipts;
 pub mod record;
 mod rope;
 pub mod schema;
+pub mod timeline;
 pub mod txn;
 pub mod wanted;
 
@@ -25,15 +26,16 @@ use std::time::Duration;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::serial::{Serial, SerialClock};
 use crate::sync::{Mutex, lock};
 
 use blobs::Blobs;
-use changelog::Position;
+use changelog::{Chain, Position};
 use key::{FILE_KEYS, FilePath};
 use receipts::Ticket;
 use schema::Purpose;
+use timeline::{Fence, Timeline};
 use txn::{Change, Outcome, Read, ReadTxn, WriteTxn};
 
 /// The database's file in the server's folder.
@@ -47,6 +49,8 @@ pub struct Store {
     pool: r2d2::Pool<SqliteConnectionManager>,
     clock: Arc<SerialClock>,
     blobs: Blobs,
+    timelines: Mutex<Vec<Timeline>>,
+    fence: Mutex<Option<Fence>>,
 }
 
 /// The one right to write: a master's handlers share it, on a replica only the puller has it.
@@ -68,6 +72,8 @@ pub fn open(dir: &Path, readers: u32) -> Result<(Arc<Store>, Writer)> {
         .context(|| format!("opening {}", file.display()))?;
     schema::migrate(&mut connection)?;
     let clock = Arc::new(SerialClock::new(txn::last_serial(&connection)?));
+    let timelines = Mutex::new(timeline::load(&connection)?);
+    let fence = Mutex::new(timeline::load_fence(&connection)?);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let manager = SqliteConnectionManager::file(&file)
         .with_flags(flags)
@@ -78,7 +84,7 @@ pub fn open(dir: &Path, readers: u32) -> Result<(Arc<Store>, Writer)> {
         .test_on_check_out(false)
         .connection_timeout(CONNECTION_WAIT)
         .build(manager)?;
-    let store = Arc::new(Store { pool, clock, blobs });
+    let store = Arc::new(Store { pool, clock, blobs, timelines, fence });
     Ok((store.clone(), Writer { connection: Mutex::new(connection), store }))
 }
 
@@ -150,7 +156,8 @@ impl Writer {
     /// store is at then: the new one, or the old one if nothing changed. If `change` fails, nothing happened.
     ///
     /// # Errors
-    /// Those of `change`; `Kind::Internal` if the disk or the database fails.
+    /// Those of `change`; `Kind::Unavailable` if another node was promoted; `Kind::Internal` if the disk or the
+    /// database fails.
     pub fn write<T>(
         &self,
         change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T>,
@@ -168,6 +175,9 @@ impl Writer {
         change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T>,
     ) -> Result<(T, Option<Serial>)> {
         let mut connection = lock(&self.connection);
+        if let Some(fence) = self.store.fence() {
+            return Err(fence.refusal());
+        }
         let sql = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let last = changelog::position(&sql)?;
         let base = last.map(|p| p.serial);
@@ -198,14 +208,16 @@ impl Writer {
     }
 
     /// Applies entries that a master committed, all in one transaction, and lists the files that they name as wanted
-    /// where `wants` says so. The serials must follow the store's last one without a gap.
+    /// where `wants` says so. The serials must follow the store's last one without a gap. With `expected`, the chain
+    /// after the last one must be that.
     ///
     /// # Errors
-    /// `Kind::Conflict` if a serial does not follow; `Kind::Invalid` if an entry is malformed; `Kind::Internal` if
+    /// `Kind::BadGateway` if the chain is another; `Kind::Conflict` if a serial does not follow; `Kind::Invalid` if an entry is malformed; `Kind::Internal` if
     /// the database fails. Nothing is applied then.
     pub fn apply(
         &self,
         entries: &[(Serial, Vec<u8>)],
+        expected: Option<&Chain>,
         wants: &dyn Fn(&FilePath) -> bool,
     ) -> Result<()> {
         let mut connection = lock(&self.connection);
@@ -221,6 +233,17 @@ impl Writer {
             }
             let end = apply_one(&sql, last, entry, &mut touched);
             last = Some(end.context(|| format!("applying serial {serial}"))?);
+        }
+        if let (Some(expected), Some(end)) = (expected, last)
+            && end.chain != *expected
+        {
+            return Err(Error::new(
+                Kind::BadGateway,
+                format!(
+                    "the entries up to serial {} are not those that the master has",
+                    end.serial
+                ),
+            ));
         }
         let removed = wanted::settle(&sql, &self.store.blobs, &touched, wants)?;
         sql.commit()?;
@@ -394,10 +417,10 @@ mod tests {
         let (_dir, replica, puller) = fresh();
         let entries = master.entries(Serial::FIRST, Serial::new(99).expect("small"), usize::MAX);
         let entries = entries.expect("reads");
-        puller.apply(&entries[..7], &|_| true).expect("applies");
-        let gap = puller.apply(&entries[8..], &|_| true).expect_err("has a gap");
+        puller.apply(&entries[..7], None, &|_| true).expect("applies");
+        let gap = puller.apply(&entries[8..], None, &|_| true).expect_err("has a gap");
         assert_eq!(gap.kind, crate::error::Kind::Conflict);
-        puller.apply(&entries[7..], &|_| true).expect("applies");
+        puller.apply(&entries[7..], None, &|_| true).expect("applies");
         assert_eq!(replica.position().expect("reads"), master.position().expect("reads"));
     }
 
@@ -427,9 +450,9 @@ mod tests {
         let (_dir, replica, puller) = fresh();
         let last = Serial::new(2).expect("small");
         let entries = master.entries(Serial::FIRST, last, usize::MAX).expect("reads");
-        puller.apply(&entries[..2], &|_| true).expect("applies");
+        puller.apply(&entries[..2], None, &|_| true).expect("applies");
         assert_eq!(replica.wanted_counts().expect("reads").wanted, 2);
-        puller.apply(&entries[2..], &|_| true).expect("applies");
+        puller.apply(&entries[2..], None, &|_| true).expect("applies");
         let wanted = replica.wanted(9, &Default::default()).expect("reads");
         assert_eq!(wanted.iter().map(|w| &w.path).collect::<Vec<_>>(), [&two]);
 
@@ -449,7 +472,7 @@ mod tests {
         let good = codec::encode_entry([("a/.config", "USER", -1, Some(value.as_slice()))]);
         let serials = [Serial::FIRST, Serial::FIRST.next()];
         let entries = [(serials[0], good.clone()), (serials[1], good[..good.len() - 3].to_vec())];
-        assert!(puller.apply(&entries, &|_| true).is_err());
+        assert!(puller.apply(&entries, None, &|_| true).is_err());
         assert_eq!(replica.position().expect("reads"), None);
     }
 
@@ -458,7 +481,7 @@ mod tests {
         let (_dir, replica, puller) = fresh();
         let value = codec::encode(&Value::Dict(vec![]));
         let entry = codec::encode_entry([("a/b/.plugin", "PLUGIN", -1, Some(value.as_slice()))]);
-        puller.apply(&[(Serial::FIRST, entry.clone())], &|_| true).expect("applies");
+        puller.apply(&[(Serial::FIRST, entry.clone())], None, &|_| true).expect("applies");
         let kept = replica.entries(Serial::FIRST, Serial::FIRST, 9).expect("reads");
         assert_eq!(kept, [(Serial::FIRST, entry)]);
         let row = replica.read().expect("reads").row("a/b/.plugin").expect("reads");

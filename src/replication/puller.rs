@@ -236,11 +236,11 @@ impl Puller {
             return Ok(0);
         }
         let wants = |path: &FilePath| (self.hooks.wants)(path);
-        match self.writer.apply(&entries, &wants) {
+        match self.writer.apply(&entries, None, &wants) {
             Ok(()) => {}
             Err(_) if 1 < entries.len() => {
                 for entry in entries.chunks(1) {
-                    self.writer.apply(entry, &wants)?;
+                    self.writer.apply(entry, None, &wants)?;
                 }
             }
             Err(error) => return Err(error),

@@ -44,6 +44,18 @@ pub(super) fn position(connection: &Connection) -> Result<Option<Position>> {
     found.map(|(serial, chain)| Ok(Position { serial: serial_of(serial)?, chain })).transpose()
 }
 
+/// The chain at a serial; `None` if the log does not hold it.
+pub(super) fn chain_at(connection: &Connection, serial: Serial) -> Result<Option<Chain>> {
+    let mut query = connection.prepare_cached("SELECT chain FROM changelog WHERE serial = ?1")?;
+    Ok(query.query_row([serial.get() as i64], |row| row.get(0)).optional()?)
+}
+
+/// The first serial that the log holds.
+pub(super) fn first(connection: &Connection) -> Result<Option<Serial>> {
+    let mut query = connection.prepare_cached("SELECT min(serial) FROM changelog")?;
+    query.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(serial_of).transpose()
+}
+
 /// Appends the entry that follows `last`, whose large values are stored already, and gives the new end.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ const BUSY: Duration = Duration::from_secs(5);
 const STATEMENTS_CACHED: usize = 64;
 
 /// Each step brings the database from the version that is its place in this list to the next one.
-const MIGRATIONS: [&str; 2] = [FIRST, RECEIPTS];
+const MIGRATIONS: [&str; 3] = [FIRST, RECEIPTS, TIMELINES];
 
 const FIRST: &str = "
     CREATE TABLE changelog (
@@ -57,6 +57,20 @@ const RECEIPTS: &str = "
         reason TEXT,
         content_type TEXT,
         body BLOB
+    );
+";
+
+/// Who wrote which part of the log, and values of this node alone.
+const TIMELINES: &str = "
+    CREATE TABLE timeline (
+        epoch INTEGER PRIMARY KEY,
+        id TEXT NOT NULL,
+        after INTEGER,
+        chain BLOB NOT NULL
+    );
+    CREATE TABLE local (
+        name TEXT PRIMARY KEY,
+        value BLOB NOT NULL
     );
 ";
 

@@ -26,7 +26,7 @@ fn entry(number: u64) -> Vec<u8> {
 fn master(last: u64) -> (Home, Master) {
     let home = Home::new();
     let entries: Vec<_> = (0..=last).map(|n| (serial(n), entry(n))).collect();
-    home.writer.apply(&entries, &|_| false).expect("a good log");
+    home.writer.apply(&entries, None, &|_| false).expect("a good log");
     let (master, _) = rig::serve_master(&home, MASTER);
     (home, master)
 }
