@@ -187,6 +187,12 @@ fn dispatch(app: &Call, request: Request) -> Result<Reply> {
         (Node::Master { changelog: Some(master), .. }, Route::Changelog { serial, onwards }) => {
             Ok(master.changelog(&request, *serial, *onwards))
         }
+        (Node::Master { changelog: Some(master), .. }, Route::Position(serial)) => {
+            Ok(Reply::Now(master.position(&request, *serial)))
+        }
+        (Node::Master { changelog: Some(master), .. }, Route::Timelines) => {
+            Ok(Reply::Now(master.timelines(&request)))
+        }
         // An installer takes "not found" for leave to look elsewhere, where anybody may have put that name. So a
         // replica says it of a project only if it is up to date or the master agrees.
         (Node::Replica(replica), Route::Simple(..) | Route::Legacy(..))
@@ -259,7 +265,9 @@ fn run(app: &Call, mut request: Request, route: Route) -> Result<Reply> {
             }
             _ => projects::show_version(app, request, &index, &project, version),
         },
-        Route::Changelog { .. } => Err(Error::forbidden("Replication protocol disabled")),
+        Route::Changelog { .. } | Route::Position(_) | Route::Timelines => {
+            Err(Error::forbidden("Replication protocol disabled"))
+        }
         Route::Unsupported(what) => Err(unsupported(what)),
     }
 }

@@ -7,6 +7,7 @@
 pub mod auth;
 mod fetcher;
 mod files;
+pub mod handshake;
 mod link;
 pub mod master;
 mod puller;
@@ -44,6 +45,7 @@ use relay::Relay;
 use through::Unknown;
 
 pub use files::Sidecar;
+pub use link::{Known, State};
 pub use master::Master;
 pub use puller::RecordMaster;
 pub use status::ReplicaStatus;

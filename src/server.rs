@@ -24,6 +24,7 @@ use crate::names::UserName;
 use crate::nodeinfo::{NodeInfo, Role};
 use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::{Gate, Signer};
+use crate::replication::master::Met;
 use crate::replication::{Master, Replica, ReplicaOptions};
 use crate::secret::{Argon2Cost, DevpiKeys, LoginTokens, ReplicaUuid, Secret};
 use crate::store::blobs::Staged;
@@ -117,14 +118,20 @@ pub fn serve(config: Config) -> Result<()> {
         )));
     }
     let _lock = lock_folder(dir)?;
-    let info = NodeInfo::settle(NodeInfo::load(dir)?, config.role, config.master_url.as_deref())?;
-    info.save(dir)?;
+    let found = NodeInfo::load(dir)?;
+    let was_replica = found.as_ref().is_some_and(|found| found.role == Role::Replica);
+    let info = NodeInfo::settle(found, config.role, config.master_url.as_deref())?;
     let secret = match &config.secretfile {
         Some(path) => Secret::load(path)?,
         None => Secret::generate()?,
     };
     let readers = u32::try_from(config.threads + READERS_EXTRA).unwrap_or(u32::MAX);
     let (store, writer) = store::open(dir, readers)?;
+    let is_promoted = was_replica && info.role != Role::Replica;
+    if info.role != Role::Replica && (is_promoted || store.timelines().is_empty()) {
+        writer.begin_timeline()?;
+    }
+    info.save(dir)?;
     recover(dir, &store)?;
     let (ends, ended) = bounded(4);
     watch_signals(ends.clone())?;
@@ -157,7 +164,8 @@ fn node(
     let Role::Replica = info.role else {
         let is_master = info.role == Role::Master;
         let gate = is_master.then(|| Gate::new(secret, devpi_keys(config, secret))).transpose()?;
-        let changelog = gate.map(|gate| Master::new(store.clone(), gate, &info.uuid));
+        let changelog =
+            gate.map(|gate| Master::new(store.clone(), gate, &info.uuid, fenced_by(&writer)));
         return Ok(Node::Master { writer, changelog });
     };
     if config.secretfile.is_none() {
@@ -188,6 +196,15 @@ fn node(
         sidecar: Arc::new(sidecar(store.clone())),
     };
     Ok(Node::Replica(Replica::start(options)?))
+}
+
+/// Ends this node's right to write when it meets a newer master.
+fn fenced_by(writer: &Arc<Writer>) -> Met {
+    let writer = writer.clone();
+    Box::new(move |fence| match writer.set_fence(fence) {
+        Ok(()) => log::error!("{}", fence.refusal().message),
+        Err(error) => log::error!("the fence cannot be written down: {error:?}"),
+    })
 }
 
 /// The keys for devpi's own tokens, kept in the server folder once they were derived.

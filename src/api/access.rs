@@ -84,6 +84,8 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::AuthCheck
         | Route::Receipt(_)
         | Route::Changelog { .. }
+        | Route::Position(_)
+        | Route::Timelines
         | Route::User(..)
         | Route::Tokens(_)
         | Route::TokenCreate(_)

@@ -20,6 +20,10 @@ pub enum Route {
     Status,
     /// `GET /+authcheck`
     AuthCheck,
+    /// `GET /+position/N`
+    Position(u64),
+    /// `GET /+timelines`
+    Timelines,
     /// `GET /+changelog/N` and `/+changelog/N-`
     Changelog {
         /// The serial asked for.
@@ -124,7 +128,7 @@ impl Route {
     /// Where it may be served.
     pub fn access(&self) -> Access {
         match self {
-            Self::Changelog { .. } => Access::Replicate,
+            Self::Changelog { .. } | Self::Position(_) | Self::Timelines => Access::Replicate,
             Self::TokenCreate(_) | Self::TokenRevoke(..) => Access::Write,
             Self::Login | Self::Submit(_) | Self::Refresh(..) => Access::Write,
             Self::User(verb, _)
@@ -176,6 +180,10 @@ impl Route {
             ["+status"] if method == Method::Get => Ok(Self::Status),
             ["+authcheck"] if method == Method::Get => Ok(Self::AuthCheck),
             ["+changelog", serial] if method == Method::Get => changelog(serial).ok_or_else(absent),
+            ["+position", serial] if method == Method::Get => {
+                number(serial).map(Self::Position).ok_or_else(absent)
+            }
+            ["+timelines"] if method == Method::Get => Ok(Self::Timelines),
             ["+receipt", key] if method == Method::Get => Ok(Self::Receipt((*key).to_owned())),
             ["+search" | "+searchhelp", ..] => Ok(Self::Unsupported("search")),
             [user, "+tokens", rest @ ..] => tokens(method, user, rest).ok_or_else(absent),
@@ -202,10 +210,11 @@ impl Route {
 
 fn changelog(text: &str) -> Option<Route> {
     let (digits, onwards) = text.strip_suffix('-').map_or((text, false), |digits| (digits, true));
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    Some(Route::Changelog { serial: digits.parse().ok()?, onwards })
+    Some(Route::Changelog { serial: number(digits)?, onwards })
+}
+
+fn number(digits: &str) -> Option<u64> {
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
 fn tokens(method: Method, user: &str, rest: &[&str]) -> Option<Route> {

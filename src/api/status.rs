@@ -5,12 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::digest::hex;
 use crate::error::Result;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::model::index;
 use crate::names::IndexName;
+use crate::replication::handshake::WirePosition;
 use crate::replication::wire;
 use crate::serial::Serial;
 use crate::store::key::FilePath;
@@ -55,6 +55,12 @@ pub fn status(app: &App, request: &Request) -> Result<Response> {
     put("event-serial-in-sync-at", unix(SystemTime::now()).into());
     put("metrics", metrics(app)?);
     put("position", position(app)?);
+    put(
+        "fenced",
+        app.store
+            .fence()
+            .map_or(Json::Null, |fence| json!({"epoch": fence.epoch, "url": fence.url})),
+    );
     match &app.node {
         Node::Master { changelog, .. } => {
             put("role", "MASTER".into());
@@ -100,10 +106,7 @@ fn unix(time: SystemTime) -> f64 {
 
 /// The end of the log with the hash of all history up to it.
 fn position(app: &App) -> Result<Json> {
-    Ok(match app.store.position()? {
-        None => Json::Null,
-        Some(at) => json!({"serial": at.serial.get(), "chain": hex(&at.chain)}),
-    })
+    Ok(WirePosition::of(&app.store)?.to_json())
 }
 
 fn metrics(app: &App) -> Result<Json> {

@@ -113,6 +113,11 @@ impl Request {
     pub fn has_parameter(&self, name: &str) -> bool {
         self.query().split('&').any(|p| p.split('=').next() == Some(name))
     }
+    /// The value of a parameter of the query as it stands there, nothing decoded; the first one if there are several.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.query().split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
     /// The same request again, for one that has no body.
     #[must_use]
     pub fn without_body(&self) -> Self {

@@ -19,6 +19,9 @@ pub const CONNECT: Duration = Duration::from_secs(5);
 /// How much is read of an answer that nobody wants, so that its connection can be used again.
 const DRAIN_BYTES_MAX: u64 = 64 << 10;
 
+/// How much of a refusal's body is read, for messages.
+const EXCERPT_BYTES_MAX: u64 = 600;
+
 /// The way to the master.
 pub struct Link {
     client: Client,
@@ -30,9 +33,66 @@ pub struct Link {
     poke: (Sender<()>, Receiver<()>),
 }
 
+/// How it stands between this node and its master.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is known yet.
+    #[default]
+    Starting,
+    /// The master has entries that are not here yet.
+    CatchingUp,
+    /// All that the master has is here, as far as is known.
+    Following,
+    /// The master does not answer.
+    Unreachable,
+    /// The master refuses this node, or answers what cannot be used.
+    Refused,
+    /// What the master sent cannot be applied here.
+    Failing,
+    /// The key for the tokens of a Python master is being derived.
+    WaitingForKey,
+    /// This node has entries that the master has lost.
+    Ahead,
+    /// This node and the master have different entries at one serial.
+    Forked,
+    /// The master keeps the entries no longer that are due here.
+    Gone,
+    /// This node knows a newer master.
+    Outdated,
+    /// The master is another one than the recorded one.
+    Foreign,
+}
+
+impl State {
+    /// As `/+status` names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::CatchingUp => "catching-up",
+            Self::Following => "following",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+            Self::Failing => "failing",
+            Self::WaitingForKey => "waiting-for-key",
+            Self::Ahead => "ahead",
+            Self::Forked => "forked",
+            Self::Gone => "gone",
+            Self::Outdated => "outdated",
+            Self::Foreign => "foreign",
+        }
+    }
+}
+
 /// What is known of the master. Times are those of this node.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
+    /// How it stands with it.
+    pub state: State,
+    /// The last serial at which both have the same history, once that was asked for; the inner one is none if there
+    /// is no such serial.
+    pub common: Option<Option<Serial>>,
+    /// How many batches of entries did not have the chain that the master named.
+    pub rejected: u64,
     /// Its uuid, once it was recorded.
     pub uuid: Option<String>,
     /// Whether its last answer was one of this program, which knows receipts.
@@ -215,6 +275,6 @@ pub fn drain(answer: Answer) {
 /// The beginning of an answer's body in one line, for logs.
 pub fn excerpt(answer: Answer) -> String {
     let mut text = Vec::new();
-    let _ = answer.body.take(400).read_to_end(&mut text);
+    let _ = answer.body.take(EXCERPT_BYTES_MAX).read_to_end(&mut text);
     String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ")
 }

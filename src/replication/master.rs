@@ -17,8 +17,10 @@ use crate::http::response::{Body, Park, Reply, Response, status};
 use crate::serial::Serial;
 use crate::store::Store;
 use crate::store::codec::{ListAnswer, encode_serial};
+use crate::store::timeline::Fence;
 
 use super::auth::Gate;
+use super::handshake::{self, Verdict, WirePosition};
 use super::replicas::{Polling, Replicas};
 use super::wire;
 
@@ -40,13 +42,19 @@ struct Inner {
     gate: Gate,
     uuid: String,
     replicas: Replicas,
+    met: Met,
 }
+
+/// Is told of each replica that knows a newer master than this node.
+pub type Met = Box<dyn Fn(&Fence) + Send + Sync>;
 
 /// What a replica asks for.
 struct Ask {
     from: Serial,
     form: Form,
     takes_nonce: bool,
+    /// Whether it told its position, and is to be told the one of this node.
+    tells_position: bool,
     polling: Polling,
 }
 
@@ -63,9 +71,9 @@ enum Form {
 
 impl Master {
     /// A master with this uuid.
-    pub fn new(store: Arc<Store>, gate: Gate, uuid: &str) -> Self {
+    pub fn new(store: Arc<Store>, gate: Gate, uuid: &str, met: Met) -> Self {
         let (uuid, replicas) = (uuid.to_owned(), Replicas::new());
-        Self(Arc::new(Inner { store, gate, uuid, replicas }))
+        Self(Arc::new(Inner { store, gate, uuid, replicas, met }))
     }
 
     /// The replicas that poll here.
@@ -93,6 +101,19 @@ impl Master {
         self.0.gate.check(request).map_err(Box::new)
     }
 
+    /// Answers `GET /+position/{serial}`.
+    pub fn position(&self, request: &Request, serial: u64) -> Response {
+        let answer =
+            |_| handshake::answer_position(&self.0.store, serial).unwrap_or_else(|e| broken(&e));
+        self.0.admit_any(request).map_or_else(|refusal| refusal, answer)
+    }
+
+    /// Answers `GET /+timelines`.
+    pub fn timelines(&self, request: &Request) -> Response {
+        let answer = |_| handshake::answer_timelines(&self.0.store);
+        self.0.admit_any(request).map_or_else(|refusal| refusal, answer)
+    }
+
     /// Puts what the next request's token is made with on an answer to a node that wants it.
     pub fn lend_nonce(&self, request: &Request, response: &mut Response) {
         if takes_nonce(request) {
@@ -109,7 +130,14 @@ impl Master {
             Ok(uuid) => uuid,
             Err(refusal) => return refuse(refusal),
         };
-        let Some(from) = Serial::new(from).filter(|from| *from <= next) else {
+        let Some(due) = Serial::new(from) else {
+            return refuse(wire::failure(404, "can only wait for next serial"));
+        };
+        let tells_position = match self.0.meet(request, &uuid, due) {
+            Ok(tells) => tells,
+            Err(refusal) => return refuse(refusal),
+        };
+        let Some(from) = Some(due).filter(|due| *due <= next) else {
             return refuse(wire::failure(404, "can only wait for next serial"));
         };
         let form = match (is_range, wants_stream(request)) {
@@ -118,7 +146,7 @@ impl Master {
             (true, true) => Form::Stream,
         };
         let polling = self.0.replicas.begin(&uuid, request, from.previous());
-        let ask = Ask { from, form, takes_nonce: takes_nonce(request), polling };
+        let ask = Ask { from, form, takes_nonce: takes_nonce(request), tells_position, polling };
         if from < next {
             return Reply::Now(self.0.answer(ask));
         }
@@ -133,6 +161,32 @@ impl Master {
 }
 
 impl Inner {
+    /// Compares the position of the replica that asks, and gives whether it told one; refuses one that cannot follow.
+    fn meet(
+        &self,
+        request: &Request,
+        uuid: &str,
+        from: Serial,
+    ) -> std::result::Result<bool, Response> {
+        let failed = |error: Error| wire::failure(status(error.kind), &error.message);
+        let Some(theirs) = handshake::position_of(request, from).map_err(failed)? else {
+            return Ok(false);
+        };
+        let verdict = handshake::judge(&self.store, &theirs).map_err(|e| broken(&e))?;
+        if verdict == Verdict::Follows {
+            return Ok(true);
+        }
+        let own = WirePosition::of(&self.store).map_err(|e| broken(&e))?;
+        self.replicas.refused(uuid, request, verdict.as_str(), theirs.serial());
+        log::warn!("replica {uuid} at {theirs} is {} of this node at {own}", verdict.as_str());
+        if verdict == Verdict::Fenced
+            && let Some(fence) = handshake::fence_of(uuid, &theirs)
+        {
+            (self.met)(&fence);
+        }
+        Err(handshake::refusal(verdict, &own).with_header(wire::POSITION, own.to_string()))
+    }
+
     /// The uuid of the replica that asks.
     fn admit(&self, request: &Request) -> std::result::Result<String, Response> {
         let (primary, master) = (wire::EXPECTED_PRIMARY, wire::EXPECTED_MASTER);
@@ -143,24 +197,38 @@ impl Inner {
                 &format!("replica sent no {primary} or {master} header"),
             ));
         };
-        if !expected.is_empty() && expected != self.uuid {
+        // Of two nodes of ours the histories decide, not the uuids: a replica may follow whoever was promoted.
+        let is_proven = request.has_parameter(wire::POSITION_PARAMETER);
+        if !expected.is_empty() && expected != self.uuid && !is_proven {
             let own = &self.uuid;
             let message = format!("expected {own} as primary_uuid, replica sent {expected}");
             return Err(wire::failure(400, &message));
         }
+        self.admit_any(request)
+    }
+
+    /// The uuid of the replica that asks, whomever it takes this node for.
+    fn admit_any(&self, request: &Request) -> std::result::Result<String, Response> {
         let uuid = self.gate.check(request)?;
         uuid.ok_or_else(|| wire::failure(403, "Replication endpoint requires a replica identity."))
     }
 
     /// Answers with what there is by now.
     fn answer(&self, ask: Ask) -> Response {
-        let takes_nonce = ask.takes_nonce;
+        let (takes_nonce, tells_position) = (ask.takes_nonce, ask.tells_position);
         let now = self.store.clock().now();
         let answer = match now.filter(|now| ask.from <= *now) {
             None => Ok(Response::text(202, NOTHING_NEW)),
             Some(now) => self.entries(ask, now),
         };
-        let mut answer = at(now, answer.unwrap_or_else(|e| broken(&e)));
+        let own =
+            if tells_position { WirePosition::at(&self.store, now).map(Some) } else { Ok(None) };
+        let mut answer = match (answer, own) {
+            (Ok(answer), Ok(None)) => answer,
+            (Ok(answer), Ok(Some(own))) => answer.with_header(wire::POSITION, own.to_string()),
+            (Err(e), _) | (_, Err(e)) => broken(&e),
+        };
+        answer = at(now, answer);
         if takes_nonce {
             self.lend_nonce(&mut answer);
         }

@@ -11,10 +11,12 @@ use crate::http::client::{Answer, Timeouts};
 use crate::serial::Serial;
 use crate::stop::Stop;
 use crate::store::Writer;
+use crate::store::changelog::Position;
 use crate::store::codec::FrameReader;
 use crate::store::key::FilePath;
 
-use super::link::{self, CONNECT, Link};
+use super::handshake::{self, WirePosition};
+use super::link::{self, CONNECT, Link, State};
 use super::wire;
 
 /// A poll is parked for 30 s; devpi's replicas wait as long as this for its answer.
@@ -50,6 +52,29 @@ pub struct Puller {
     hooks: Hooks,
     stop: Stop,
     is_first: bool,
+    /// The head of the master for which the last common serial was asked.
+    probed: Option<Option<Serial>>,
+}
+
+/// Why a round failed.
+struct Failure {
+    state: State,
+    error: Error,
+}
+
+impl Failure {
+    fn of(state: State) -> impl FnOnce(Error) -> Self {
+        move |error| Self { state, error }
+    }
+}
+
+type Attempt<T> = std::result::Result<T, Failure>;
+
+/// The end of the master's log when it began to answer.
+struct End {
+    serial: Option<Serial>,
+    /// The same with the chain, from a master that tells it.
+    position: Option<Position>,
 }
 
 /// How a request ended, short of a failure.
@@ -72,7 +97,7 @@ struct Batch {
 impl Puller {
     /// A puller that has not begun.
     pub fn new(link: Arc<Link>, writer: Arc<Writer>, hooks: Hooks, stop: Stop) -> Self {
-        Self { link, writer, hooks, stop, is_first: true }
+        Self { link, writer, hooks, stop, is_first: true, probed: None }
     }
 
     /// Follows the master until the stop, or until it turns out to be another one.
@@ -97,8 +122,8 @@ impl Puller {
                 Ok(Round::Empty) => {
                     self.stop.sleep(pause);
                 }
-                Err(error) => {
-                    self.failed(&error, has_moved);
+                Err(failure) => {
+                    self.failed(&failure, has_moved);
                     self.stop.sleep(pause);
                     pause = (pause * 2).min(PAUSES.1);
                     continue;
@@ -114,7 +139,12 @@ impl Puller {
 
     fn recovered(&mut self) {
         self.is_first = false;
+        self.probed = None;
+        let last = self.last();
         self.link.note(|known| {
+            let is_behind = known.serial.is_some_and(|serial| last < serial);
+            known.state = if is_behind { State::CatchingUp } else { State::Following };
+            known.common = None;
             if known.trouble.take().is_some() {
                 log::info!("following the master again");
             }
@@ -122,9 +152,10 @@ impl Puller {
     }
 
     /// Logs the first of a row of failures, and each that is another one than before.
-    fn failed(&self, error: &Error, has_moved: bool) {
-        let trouble = error.to_string();
+    fn failed(&self, failure: &Failure, has_moved: bool) {
+        let trouble = failure.error.to_string();
         self.link.note(|known| {
+            known.state = failure.state;
             if has_moved || known.trouble.as_deref() != Some(&trouble) {
                 log::warn!("cannot follow the master at present: {trouble}");
             }
@@ -133,53 +164,146 @@ impl Puller {
     }
 
     /// One request, and what it brings.
-    fn round(&mut self) -> Result<Round> {
-        let due = Serial::following(self.last());
-        let first = if self.is_first { format!("?{}", wire::INITIAL_FETCH) } else { String::new() };
-        let target = format!("{}{due}-{first}", wire::CHANGELOG);
-        let timeouts = Timeouts { connect: CONNECT, response_head: POLL, per_read: READ };
-        let answer = self.link.get(&target, &[("Accept", wire::ACCEPT_STREAM)], timeouts)?;
-        if !matches!(answer.status, 200 | 202) {
-            return Err(refused(answer, due));
-        }
-        let serial = wire::serial_of(&answer.headers)
-            .ok_or_else(|| bad(format!("the master's answer has no valid {}", wire::SERIAL)))?;
-        let uuid = wire::master_of(&answer.headers)
-            .ok_or_else(|| bad("the answer does not say which master gives it".to_owned()))?;
-        if !self.is_expected(uuid)? {
+    fn round(&mut self) -> Attempt<Round> {
+        let answer = self.poll()?;
+        let serial = wire::serial_of(&answer.headers).ok_or_else(|| {
+            Failure::of(State::Refused)(bad(format!(
+                "the master's answer has no valid {}",
+                wire::SERIAL
+            )))
+        })?;
+        let theirs = position_of(&answer, serial)?;
+        let uuid = wire::master_of(&answer.headers).map(str::to_owned).ok_or_else(|| {
+            Failure::of(State::Refused)(bad(
+                "the answer does not say which master gives it".to_owned()
+            ))
+        })?;
+        if !self.is_expected(&uuid, theirs.as_ref())? {
             return Ok(Round::Foreign);
         }
-        let uuid = uuid.to_owned();
         self.link.note_serial(serial);
+        if let Some(theirs) = &theirs {
+            self.learn_timelines(theirs)?;
+            self.record(&uuid).map_err(Failure::of(State::Failing))?;
+        }
         if answer.status == 202 {
             link::drain(answer);
             self.updated(serial);
             return Ok(Round::Good);
         }
-        self.record(&uuid)?;
-        let applied = self.import(answer, serial)?;
+        self.record(&uuid).map_err(Failure::of(State::Failing))?;
+        let end = End { serial, position: theirs.and_then(|theirs| theirs.at) };
+        let applied = self.import(answer, end)?;
         self.updated(serial);
         Ok(if applied == 0 { Round::Empty } else { Round::Good })
     }
 
-    fn is_expected(&self, uuid: &str) -> Result<bool> {
+    /// Asks for what follows; gives an answer with entries, or that there are none.
+    fn poll(&mut self) -> Attempt<Answer> {
+        let own = WirePosition::of(self.writer.store()).map_err(Failure::of(State::Failing))?;
+        let due = Serial::following(own.serial());
+        let first = if self.is_first { format!("{}&", wire::INITIAL_FETCH) } else { String::new() };
+        let position = wire::POSITION_PARAMETER;
+        let target = format!("{}{due}-?{first}{position}={own}", wire::CHANGELOG);
+        let timeouts = Timeouts { connect: CONNECT, response_head: POLL, per_read: READ };
+        let answer = self
+            .link
+            .get(&target, &[("Accept", wire::ACCEPT_STREAM)], timeouts)
+            .map_err(Failure::of(State::Unreachable))?;
+        match answer.status {
+            200 | 202 => Ok(answer),
+            _ => Err(self.refused(answer, due)),
+        }
+    }
+
+    /// What an answer means that brings nothing.
+    fn refused(&mut self, answer: Answer, due: Serial) -> Failure {
+        let state = match (answer.status, answer.headers.get(wire::STATE)) {
+            (409, Some("fenced")) => State::Outdated,
+            (409, Some("forked")) => State::Forked,
+            (409, Some("ahead")) => State::Ahead,
+            (410, Some("gone")) => State::Gone,
+            (404, _) => State::Ahead,
+            _ => State::Refused,
+        };
+        let head = wire::serial_of(&answer.headers);
+        let is_ours = answer.headers.has(wire::POSITION);
+        let error = refusal(answer, due);
+        if !matches!(state, State::Ahead | State::Forked) {
+            return Failure { state, error };
+        }
+        self.link.note(|known| known.serial = head.or(known.serial));
+        if is_ours && self.probed != head {
+            match handshake::last_common(&self.link, self.writer.store(), head.flatten()) {
+                Ok(common) => {
+                    self.probed = head;
+                    self.link.note(|known| known.common = Some(common));
+                }
+                Err(error) => return Failure { state, error },
+            }
+        }
+        let Some(common) = self.link.known().common.filter(|_| is_ours) else {
+            return Failure { state, error };
+        };
+        let (common_at, last) = (Serial::wire(common), Serial::wire(due.previous()));
+        let state = if Some(common) == head { State::Ahead } else { State::Forked };
+        let message = format!(
+            "{error}: this replica has serials up to {last}, the master up to {}, and both have the same history up to \
+             {common_at}. Nothing is dropped here before someone decides which history is to stay: promote this node, \
+             or have it follow the master with `twinpi demote`, which saves what it alone has",
+            Serial::wire(head.flatten()),
+        );
+        Failure { state, error: bad(message) }
+    }
+
+    /// Takes the master's timelines when it has others than this node.
+    fn learn_timelines(&self, theirs: &WirePosition) -> Attempt<()> {
+        let store = self.writer.store();
+        let own = store.timeline();
+        if theirs.epoch < store.epoch() {
+            let message = format!(
+                "the master is at epoch {}, and this node knows of epoch {}: another node was promoted meanwhile",
+                theirs.epoch,
+                store.epoch()
+            );
+            return Err(Failure::of(State::Outdated)(bad(message)));
+        }
+        if theirs.timeline == own.map(|own| own.id) {
+            return Ok(());
+        }
+        let timelines =
+            handshake::ask_timelines(&self.link, store).map_err(Failure::of(State::Refused))?;
+        self.writer.adopt_timelines(&timelines).map_err(Failure::of(State::Failing))?;
+        log::info!("the log is now on the timeline of epoch {}", store.epoch());
+        Ok(())
+    }
+
+    fn is_expected(&self, uuid: &str, theirs: Option<&WirePosition>) -> Attempt<bool> {
         if uuid == self.link.uuid() {
-            return Err(bad("the master's address leads to this node itself".to_owned()));
+            let message = "the master's address leads to this node itself".to_owned();
+            return Err(Failure::of(State::Refused)(bad(message)));
         }
         let recorded = self.link.known().uuid;
         let Some(recorded) = recorded.filter(|recorded| recorded != uuid) else { return Ok(true) };
+        // It compared the histories, and this one is the beginning of its own.
+        if theirs.is_some() {
+            return Ok(true);
+        }
         let message = format!(
             "{} has the uuid {uuid}; this replica belongs to the master {recorded} and follows no other",
             self.link.describe()
         );
         log::error!("{message}");
-        self.link.note(|known| known.trouble = Some(message));
+        self.link.note(|known| {
+            known.state = State::Foreign;
+            known.trouble = Some(message);
+        });
         (self.hooks.foreign_master)(uuid);
         Ok(false)
     }
 
     fn record(&self, uuid: &str) -> Result<()> {
-        if self.link.known().uuid.is_none() {
+        if self.link.known().uuid.as_deref() != Some(uuid) {
             (self.hooks.record_master)(uuid)?;
             self.link.note(|known| known.uuid = Some(uuid.to_owned()));
             log::info!("following the master {uuid}");
@@ -201,7 +325,7 @@ impl Puller {
     }
 
     /// Applies what a stream brings, and gives how many entries that were. What was whole before a failure stays.
-    fn import(&self, answer: Answer, end: Option<Serial>) -> Result<usize> {
+    fn import(&self, answer: Answer, end: End) -> Attempt<usize> {
         let mut frames = FrameReader::new(answer.body);
         let mut batch = Batch::new();
         let mut applied = 0;
@@ -216,11 +340,14 @@ impl Puller {
                 Ok(None) => None,
                 Err(error) => Some(error),
             };
-            if is_over || batch.is_due(end) {
-                applied += self.apply(&mut batch)?;
+            if is_over || batch.is_due(end.serial) {
+                applied += self.apply(&mut batch, &end).map_err(Failure::of(State::Failing))?;
             }
             match failure {
-                Some(error) => return Err(error.while_doing("reading the changelog")),
+                Some(error) => {
+                    let error = error.while_doing("reading the changelog");
+                    return Err(Failure::of(State::Unreachable)(error));
+                }
                 None if is_over => return Ok(applied),
                 None if self.stop.is_set() => return Ok(applied),
                 None => {}
@@ -228,16 +355,23 @@ impl Puller {
         }
     }
 
-    /// Applies a batch. If one entry of it cannot be, those before it are, and the error names it.
-    fn apply(&self, batch: &mut Batch) -> Result<usize> {
+    /// Applies a batch. If one entry of it cannot be, those before it are, and the error names it; but if the batch
+    /// ends where the master named its chain, all of it is what the master has, or none is applied.
+    fn apply(&self, batch: &mut Batch, end: &End) -> Result<usize> {
         let entries = std::mem::take(&mut batch.entries);
         batch.bytes = 0;
         if entries.is_empty() {
             return Ok(0);
         }
         let wants = |path: &FilePath| (self.hooks.wants)(path);
-        match self.writer.apply(&entries, None, &wants) {
+        let last = entries.last().map(|(serial, _)| *serial);
+        let expected = end.position.filter(|at| Some(at.serial) == last).map(|at| at.chain);
+        match self.writer.apply(&entries, expected.as_ref(), &wants) {
             Ok(()) => {}
+            Err(error) if error.kind == Kind::BadGateway || expected.is_some() => {
+                self.link.note(|known| known.rejected += 1);
+                return Err(error);
+            }
             Err(_) if 1 < entries.len() => {
                 for entry in entries.chunks(1) {
                     self.writer.apply(entry, None, &wants)?;
@@ -279,10 +413,19 @@ fn bad(message: String) -> Error {
     Error::new(Kind::BadGateway, message)
 }
 
-fn refused(answer: Answer, due: Serial) -> Error {
+/// The master's position; `None` if it tells none.
+fn position_of(answer: &Answer, serial: Option<Serial>) -> Attempt<Option<WirePosition>> {
+    let Some(text) = answer.headers.get(wire::POSITION) else { return Ok(None) };
+    let position = WirePosition::parse(text).filter(|position| position.serial() == serial);
+    let wrong = || bad(format!("the master's {} cannot be read", wire::POSITION));
+    position.map(Some).ok_or_else(|| Failure::of(State::Refused)(wrong()))
+}
+
+fn refusal(answer: Answer, due: Serial) -> Error {
     let status = answer.status;
     let text = excerpt_of(answer);
     bad(match status {
+        409 | 410 => message_of(&text).unwrap_or(text),
         404 => format!(
             "the master does not know serial {due} nor is it its next one: it has lost entries that this replica has, \
              or its address leads elsewhere: {text}"
@@ -290,6 +433,12 @@ fn refused(answer: Answer, due: Serial) -> Error {
         401 | 403 => format!("the master refuses this replica ({status}): {text}"),
         status => format!("the master answered {status}: {text}"),
     })
+}
+
+/// The sentence in an answer of ours.
+fn message_of(text: &str) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_str(text).ok()?;
+    json["message"].as_str().map(str::to_owned)
 }
 
 fn excerpt_of(answer: Answer) -> String {

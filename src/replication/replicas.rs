@@ -31,6 +31,10 @@ pub struct Replica {
     pub last_request: SystemTime,
     /// The URL that it says to have.
     pub outside_url: Option<String>,
+    /// Its version, if it is a node of ours.
+    pub version: Option<String>,
+    /// Why it is not sent anything, in the wire's word; none if it follows.
+    pub refusal: Option<&'static str>,
 }
 
 impl Replica {
@@ -44,6 +48,8 @@ impl Replica {
             "is-streaming": self.streams > 0,
             "last-request": at,
             "outside-url": self.outside_url,
+            "version": self.version,
+            "state": self.refusal.unwrap_or("follows"),
         })
     }
 }
@@ -77,15 +83,25 @@ impl Replicas {
             streams: 0,
             last_request: now,
             outside_url: None,
+            version: None,
+            refusal: None,
         });
         let header = |name| request.headers.get(name).map(str::to_owned);
         replica.remote_ip = header(wire::REAL_IP).or_else(|| Some(request.peer?.ip().to_string()));
         replica.outside_url = header(wire::REPLICA_OUTSIDE_URL);
+        replica.version = header(wire::TWINPI_VERSION);
+        replica.refusal = None;
         replica.serial = held;
         replica.requests += 1;
         replica.last_request = now;
         drop(all);
         Polling { all: self.clone(), uuid: uuid.to_owned(), is_streaming: false }
+    }
+
+    /// Notes that a replica asked and was refused, since the histories differ.
+    pub fn refused(&self, uuid: &str, request: &Request, why: &'static str, held: Option<Serial>) {
+        drop(self.begin(uuid, request, held));
+        self.change(uuid, |replica| replica.refusal = Some(why));
     }
 
     fn change(&self, uuid: &str, change: impl FnOnce(&mut Replica)) {

@@ -55,6 +55,20 @@ pub const RELAY: &str = "X-TWINPI-RELAY";
 /// The reason phrase of the answer to a relayed request, when it is not the standard one.
 pub const REASON: &str = "X-TWINPI-REASON";
 
+/// Where the history of the master stands, on answers to a replica that sent its own (`handshake::WirePosition`).
+pub const POSITION: &str = "X-TWINPI-POSITION";
+/// Where that of a replica stands: a parameter of its polls, since the proof covers the whole target. Whoever could
+/// change it on the way could fence a master.
+pub const POSITION_PARAMETER: &str = "position";
+/// Why a replica is refused: `ahead`, `forked`, `gone` or `fenced`.
+pub const STATE: &str = "X-TWINPI-STATE";
+/// The highest epoch that a relaying node knows: a master of a lower one must not carry the request out.
+pub const EPOCH: &str = "X-TWINPI-EPOCH";
+/// The path below which a node tells its chain at a serial.
+pub const POSITIONS: &str = "/+position/";
+/// The path of a node's list of timelines.
+pub const TIMELINES: &str = "/+timelines";
+
 /// The key of a request that is to be carried out once.
 pub const RECEIPT: &str = "X-TWINPI-RECEIPT";
 /// On the answer to a request that was carried out before.

@@ -6,5 +6,6 @@ mod files;
 mod follow;
 mod modes;
 mod polls;
+mod positions;
 mod relay;
 mod rig;

@@ -15,6 +15,7 @@ use twinpi::http::request::{Headers, Method, Request};
 use twinpi::http::response::{Body, Reply, Response};
 use twinpi::names::{IndexName, UserName};
 use twinpi::replication::auth::{Gate, Signer};
+use twinpi::replication::master::Met;
 use twinpi::replication::{Master, Replica, ReplicaOptions, wire};
 use twinpi::secret::{Argon2Cost, DevpiKeys, ReplicaUuid, Secret};
 use twinpi::serial::{Serial, SerialClock};
@@ -141,8 +142,13 @@ type Handler = Arc<dyn Fn(Request) -> Reply + Send + Sync>;
 
 /// A master's interface as far as replicas need it: the changelog, files, and `PUT /{user}` as a change.
 pub fn serve_master(home: &Home, uuid: &'static str) -> (Master, Handler) {
+    serve_master_that(home, uuid, Box::new(|_| {}))
+}
+
+/// The same, with what is done when a newer master is met.
+pub fn serve_master_that(home: &Home, uuid: &'static str, met: Met) -> (Master, Handler) {
     let gate = Gate::new(&secret(), keys()).expect("random bytes");
-    let master = Master::new(home.store.clone(), gate, uuid);
+    let master = Master::new(home.store.clone(), gate, uuid, met);
     let (store, writer, answering) = (home.store.clone(), home.writer.clone(), master.clone());
     let handler = move |request: Request| {
         let path = request.path().to_owned();
@@ -155,6 +161,13 @@ pub fn serve_master(home: &Home, uuid: &'static str) -> (Master, Handler) {
             );
         }
         let mut response = match request.method {
+            Method::Get if path == wire::TIMELINES => answering.timelines(&request),
+            Method::Get if path.starts_with(wire::POSITIONS) => {
+                let serial = path[wire::POSITIONS.len()..].parse().expect("a number");
+                let mut answer = answering.position(&request, serial);
+                answering.lend_nonce(&request, &mut answer);
+                answer
+            }
             Method::Get => file_answer(&store, &answering, &request, &path[1..]),
             Method::Put => change(&writer, request, &path[1..]),
             _ => wire::failure(404, "nothing here"),
