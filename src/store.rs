@@ -9,6 +9,7 @@ pub mod changelog;
 pub mod codec;
 pub mod expected;
 pub mod growing;
+mod incoming;
 pub mod key;
 pub mod receipts;
 pub mod record;
@@ -18,7 +19,7 @@ pub mod timeline;
 pub mod txn;
 pub mod wanted;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,8 @@ use crate::sync::{Mutex, lock};
 
 use blobs::Blobs;
 use changelog::{Chain, Position};
-use key::{FILE_KEYS, FilePath};
+use incoming::Incoming;
+use key::FilePath;
 use receipts::Ticket;
 use schema::Purpose;
 use timeline::{Fence, Timeline};
@@ -222,18 +224,15 @@ impl Writer {
     ) -> Result<()> {
         let mut connection = lock(&self.connection);
         let sql = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut last = changelog::position(&sql)?;
-        let mut touched = BTreeSet::new();
+        let mut incoming = Incoming::begin(&sql)?;
         for (serial, entry) in entries {
-            let expected = Serial::following(last.map(|p| p.serial));
-            if *serial != expected {
-                return Err(Error::conflict(format!(
-                    "serial {serial} came where {expected} was due"
-                )));
+            let due = Serial::following(incoming.last().map(|p| p.serial));
+            if *serial != due {
+                return Err(Error::conflict(format!("serial {serial} came where {due} was due")));
             }
-            let end = apply_one(&sql, last, entry, &mut touched);
-            last = Some(end.context(|| format!("applying serial {serial}"))?);
+            incoming.push(entry).context(|| format!("applying serial {serial}"))?;
         }
+        let last = incoming.last();
         if let (Some(expected), Some(end)) = (expected, last)
             && end.chain != *expected
         {
@@ -245,6 +244,7 @@ impl Writer {
                 ),
             ));
         }
+        let touched = incoming.finish()?;
         let removed = wanted::settle(&sql, &self.store.blobs, &touched, wants)?;
         sql.commit()?;
         if let Some(end) = last {
@@ -293,31 +293,6 @@ fn put_changes(
         return Ok(None);
     }
     changelog::append(sql, last, &codec::encode_entry(entry), &values).map(Some)
-}
-
-/// Writes the rows of an entry that a master committed, and appends it.
-fn apply_one(
-    sql: &Connection,
-    last: Option<Position>,
-    entry: &[u8],
-    touched: &mut BTreeSet<FilePath>,
-) -> Result<Position> {
-    let serial = Serial::following(last.map(|p| p.serial));
-    let mut values = Vec::new();
-    for change in codec::RawEntry::parse(entry)?.changes() {
-        let is_large = change.value.is_some_and(rope::is_cut);
-        let held = if is_large { txn::read_held(sql, change.path)? } else { None };
-        let old = held.as_ref().and_then(|held| held.value.as_ref());
-        let segments =
-            rope::put_row(sql, (change.path, change.keyname), serial, change.value, old)?;
-        values.extend(change.value.map(|value| (value, segments)));
-        if FILE_KEYS.contains(&change.keyname) {
-            let path = FilePath::parse(change.path)
-                .ok_or_else(|| Error::invalid(format!("'{}' is no path of a file", change.path)))?;
-            touched.insert(path);
-        }
-    }
-    changelog::append(sql, last, entry, &values)
 }
 
 #[cfg(test)]

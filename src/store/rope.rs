@@ -7,10 +7,13 @@
 //! A manifest lists the parts of some bytes in order: for each one byte, `0` for bytes that stand in the manifest or
 //! `1` for a segment, then the length as 4 bytes big-endian, then the bytes, or the segment's id as 8 bytes.
 
+use std::borrow::Cow;
+
 use memchr::memmem;
 use rusqlite::{Connection, params};
 
 use crate::error::{Error, Result};
+use crate::serial::Serial;
 
 /// Values from this size on are cut. Below, one row is cheaper than several.
 const CUT_BYTES_MIN: usize = 8 << 10;
@@ -36,10 +39,17 @@ pub(super) struct Rope {
     segments: Vec<Segment>,
 }
 
+impl Rope {
+    /// Bytes that are stored in these segments.
+    pub fn new(bytes: &[u8], segments: &[Segment]) -> Self {
+        Self { bytes: bytes.to_vec(), segments: segments.to_vec() }
+    }
+}
+
 /// What to put into a row: the bytes themselves, or a manifest.
-pub(super) struct Stored {
+pub(super) struct Stored<'a> {
     /// For the column with the value.
-    pub value: Vec<u8>,
+    pub value: Cow<'a, [u8]>,
     /// Whether it is a manifest.
     pub is_manifest: bool,
 }
@@ -109,17 +119,14 @@ pub(super) fn is_cut(value: &[u8]) -> bool {
     CUT_BYTES_MIN <= value.len()
 }
 
-/// Stores the bytes of a value, sharing what it can with the value before.
+/// Stores the bytes of a value, sharing what it can with the value before, and gives the segments; none for a small
+/// value.
 ///
 /// # Errors
 /// `Kind::Internal` if the database fails.
-pub(super) fn store(
-    sql: &Connection,
-    new: &[u8],
-    old: Option<&Rope>,
-) -> Result<(Stored, Vec<Segment>)> {
+pub(super) fn store(sql: &Connection, new: &[u8], old: Option<&Rope>) -> Result<Vec<Segment>> {
     if !is_cut(new) {
-        return Ok((Stored { value: new.to_vec(), is_manifest: false }, Vec::new()));
+        return Ok(Vec::new());
     }
     let mut segments = Vec::new();
     for piece in share(new, old) {
@@ -134,13 +141,21 @@ pub(super) fn store(
             }
         }
     }
+    Ok(segments)
+}
+
+/// What goes into the row of a value that is stored in these segments, or in none.
+pub(super) fn stored<'a>(value: &'a [u8], segments: &[Segment]) -> Stored<'a> {
+    if segments.is_empty() {
+        return Stored { value: value.into(), is_manifest: false };
+    }
     let mut manifest = Vec::new();
-    put_segments(&mut manifest, &segments);
-    Ok((Stored { value: manifest, is_manifest: true }, segments))
+    put_segments(&mut manifest, segments);
+    Stored { value: manifest.into(), is_manifest: true }
 }
 
 /// Stores an entry, sharing the segments of its large values, which stand in it word for word.
-pub(super) fn store_entry(entry: &[u8], values: &[(&[u8], Vec<Segment>)]) -> Stored {
+pub(super) fn store_entry<'e>(entry: &'e [u8], values: &[(&[u8], Vec<Segment>)]) -> Stored<'e> {
     let mut manifest = Vec::new();
     let mut at = 0;
     for (value, segments) in values.iter().filter(|(_, segments)| !segments.is_empty()) {
@@ -151,10 +166,10 @@ pub(super) fn store_entry(entry: &[u8], values: &[(&[u8], Vec<Segment>)]) -> Sto
         }
     }
     if at == 0 {
-        return Stored { value: entry.to_vec(), is_manifest: false };
+        return Stored { value: entry.into(), is_manifest: false };
     }
     put_inline(&mut manifest, &entry[at..]);
-    Stored { value: manifest, is_manifest: true }
+    Stored { value: manifest.into(), is_manifest: true }
 }
 
 /// Where long bytes stand in others. They are looked for by their beginning: preparing a search for all of them would
@@ -218,21 +233,34 @@ fn share<'a>(new: &'a [u8], old: Option<&Rope>) -> Vec<Piece<'a>> {
 /// `Kind::Internal` if the database fails.
 pub(super) fn put_row(
     sql: &Connection,
-    (path, keyname): (&str, &str),
-    serial: crate::serial::Serial,
+    names: (&str, &str),
+    serial: Serial,
     value: Option<&[u8]>,
     old: Option<&Rope>,
 ) -> Result<Vec<Segment>> {
-    let stored = value.map(|value| store(sql, value, old)).transpose()?;
-    let (stored, segments) = stored.map_or((None, Vec::new()), |(stored, s)| (Some(stored), s));
+    let segments = value.map(|value| store(sql, value, old)).transpose()?.unwrap_or_default();
+    write_row(sql, names, serial, value.map(|value| stored(value, &segments)))?;
+    Ok(segments)
+}
+
+/// Writes the row of a path and its kind of key; the segments of its value are stored already.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails.
+pub(super) fn write_row(
+    sql: &Connection,
+    (path, keyname): (&str, &str),
+    serial: Serial,
+    stored: Option<Stored<'_>>,
+) -> Result<()> {
     let is_manifest = stored.as_ref().is_some_and(|stored| stored.is_manifest);
     let mut put = sql.prepare_cached(
         "INSERT INTO kv (key, keyname, serial, is_manifest, value) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (key) DO UPDATE SET keyname = ?2, serial = ?3, is_manifest = ?4, value = ?5",
     )?;
-    let value = stored.map(|stored| stored.value);
+    let value = stored.as_ref().map(|stored| stored.value.as_ref());
     put.execute(params![path, keyname, serial.get() as i64, is_manifest, value])?;
-    Ok(segments)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -253,8 +281,9 @@ mod tests {
     }
 
     fn stored(sql: &Connection, bytes: &[u8], old: Option<&Rope>) -> Rope {
-        let (stored, _) = store(sql, bytes, old).expect("stores");
-        load(sql, stored.value, stored.is_manifest).expect("loads")
+        let segments = store(sql, bytes, old).expect("stores");
+        let stored = super::stored(bytes, &segments);
+        load(sql, stored.value.into_owned(), stored.is_manifest).expect("loads")
     }
 
     /// Bytes without repetition.
@@ -281,15 +310,15 @@ mod tests {
     fn an_entry_shares_the_segments_of_its_values() {
         let sql = database();
         let value = noise(100_000);
-        let (_, segments) = store(&sql, &value, None).expect("stores");
+        let segments = store(&sql, &value, None).expect("stores");
         let entry = [b"before".as_slice(), &value, b"after"].concat();
         let held = count(&sql);
         let put = store_entry(&entry, &[(b"small", Vec::new()), (&value, segments)]);
         assert!(put.is_manifest && put.value.len() < 1000);
-        assert_eq!(load(&sql, put.value, true).expect("loads").bytes, entry);
+        assert_eq!(load(&sql, put.value.into_owned(), true).expect("loads").bytes, entry);
         assert_eq!(count(&sql), held);
         let plain = store_entry(b"small", &[]);
-        assert_eq!((plain.value.as_slice(), plain.is_manifest), (b"small".as_slice(), false));
+        assert_eq!((plain.value.as_ref(), plain.is_manifest), (b"small".as_slice(), false));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Replication between stores in one process: what a master answers, what a replica makes of it, and of a master
 //! that lies, stalls, or goes away.
 
+mod backlog;
 mod faults;
 mod files;
 mod follow;

@@ -1,0 +1,97 @@
+//! Entries that come from a master, many in one transaction.
+//!
+//! The log gets each of them. The current values are written at the end, in the order of their keys, and only the
+//! last value of each: what a batch changes twice is written once, and neighbours share the pages that they touch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::Connection;
+
+use crate::error::{Error, Result};
+use crate::serial::Serial;
+
+use super::changelog::{self, Position};
+use super::codec::RawEntry;
+use super::key::{FILE_KEYS, FilePath};
+use super::rope::{self, Rope, Segment};
+use super::txn;
+
+/// What a batch has come to so far.
+pub(super) struct Incoming<'c, 'e> {
+    sql: &'c Connection,
+    /// The end of the log.
+    last: Option<Position>,
+    rows: BTreeMap<&'e str, NewRow<'e>>,
+    files: BTreeSet<FilePath>,
+}
+
+/// A row that is to be written at the end.
+struct NewRow<'e> {
+    keyname: &'e str,
+    serial: Serial,
+    value: Option<&'e [u8]>,
+    /// Where the value is stored already; nowhere if it is small.
+    segments: Vec<Segment>,
+}
+
+impl<'c, 'e> Incoming<'c, 'e> {
+    /// A batch that follows the end of the log.
+    pub fn begin(sql: &'c Connection) -> Result<Self> {
+        let last = changelog::position(sql)?;
+        Ok(Self { sql, last, rows: BTreeMap::new(), files: BTreeSet::new() })
+    }
+
+    /// The end of the log, with what was added.
+    pub fn last(&self) -> Option<Position> {
+        self.last
+    }
+
+    /// Adds the next entry.
+    ///
+    /// # Errors
+    /// `Kind::Invalid` if it is malformed; `Kind::Internal` if the database fails. The transaction is to be given up
+    /// then.
+    pub fn push(&mut self, entry: &'e [u8]) -> Result<()> {
+        let serial = Serial::following(self.last.map(|p| p.serial));
+        let mut values = Vec::new();
+        for change in RawEntry::parse(entry)?.changes() {
+            let segments = match change.value.filter(|value| rope::is_cut(value)) {
+                Some(value) => rope::store(self.sql, value, self.held(change.path)?.as_ref())?,
+                None => Vec::new(),
+            };
+            if let Some(value) = change.value.filter(|_| !segments.is_empty()) {
+                values.push((value, segments.clone()));
+            }
+            let (keyname, value) = (change.keyname, change.value);
+            self.rows.insert(change.path, NewRow { keyname, serial, value, segments });
+            if FILE_KEYS.contains(&keyname) {
+                let path = FilePath::parse(change.path).ok_or_else(|| {
+                    Error::invalid(format!("'{}' is no path of a file", change.path))
+                })?;
+                self.files.insert(path);
+            }
+        }
+        self.last = Some(changelog::append(self.sql, self.last, entry, &values)?);
+        Ok(())
+    }
+
+    /// The value of a key before the next entry.
+    fn held(&self, path: &str) -> Result<Option<Rope>> {
+        match self.rows.get(path) {
+            Some(row) => Ok(row.value.map(|value| Rope::new(value, &row.segments))),
+            None => Ok(txn::read_held(self.sql, path)?.and_then(|held| held.value)),
+        }
+    }
+
+    /// Writes the rows, and gives the files whose records changed.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn finish(self) -> Result<BTreeSet<FilePath>> {
+        for (path, row) in &self.rows {
+            let value = row.value.map(|value| rope::stored(value, &row.segments));
+            rope::write_row(self.sql, (path, row.keyname), row.serial, value)?;
+        }
+        Ok(self.files)
+    }
+}
