@@ -12,7 +12,7 @@ KILLS ?= 200
 export TWINPI_BINARY = $(abspath $(BINARY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-kill torture-kill compat live bench map dist clean
+.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-kill torture-kill backlog compat live bench map dist clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-kill: $(BUILT) ## a short kill loop
 
 torture-kill: $(BUILT) ## kill -9 of master and replica during uploads, KILLS times each (default 200)
 	$(PYTHON) tests/clients/kill_loop.py --master $(KILLS) --replica $(KILLS)
+
+backlog: ## how fast a replica applies a long backlog, in serials per second of processor time
+	cargo test --release --test replication -- --ignored --nocapture --test-threads 1 backlog::
 
 compat: ## the client tests against devpi-server itself: what they expect is what it does
 	$(PYTHON) -m venv $(TARGET)/devpi

@@ -24,11 +24,13 @@ const POLL: Duration = Duration::from_millis(37_500);
 /// The longest silence inside an answer.
 const READ: Duration = Duration::from_secs(30);
 /// A transaction holds at most so many bytes of entries, one entry more at most.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 8 << 20;
 /// A transaction holds at most so many entries: the larger, the fewer syncs; the later they are visible.
-const BATCH_ENTRIES: usize = 1000;
+const BATCH_ENTRIES: usize = 4000;
 /// Entries are held back for others at most so long, when they come slowly.
 const BATCH_WAIT: Duration = Duration::from_millis(100);
+/// The same while more than a whole transaction is still to come.
+const BATCH_WAIT_BEHIND: Duration = Duration::from_secs(1);
 /// The first pause after a failure, and the longest; it doubles in between.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -397,10 +399,12 @@ impl Batch {
     /// Whether it is to be applied now: it is full, or old, or nothing is known to follow it.
     fn is_due(&self, end: Option<Serial>) -> bool {
         let last = self.entries.last().map(|(serial, _)| *serial);
-        end <= last
-            || BATCH_ENTRIES <= self.entries.len()
-            || BATCH_BYTES <= self.bytes
-            || BATCH_WAIT <= self.since.elapsed()
+        if end <= last || BATCH_ENTRIES <= self.entries.len() || BATCH_BYTES <= self.bytes {
+            return true;
+        }
+        let to_come = Serial::wire(end) - Serial::wire(last);
+        let is_far = to_come > BATCH_ENTRIES as i64;
+        (if is_far { BATCH_WAIT_BEHIND } else { BATCH_WAIT }) <= self.since.elapsed()
     }
 }
 

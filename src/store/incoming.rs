@@ -95,3 +95,64 @@ impl<'c, 'e> Incoming<'c, 'e> {
         Ok(self.files)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::names::{IndexName, UserName};
+    use crate::serial::Serial;
+    use crate::store::key;
+    use crate::store::record::{Dict, NameSet};
+    use crate::store::txn::{Read as _, WriteTxn};
+    use crate::store::{self, Store};
+
+    /// A log with a set that grows, a record that changes, and both deleted and made again.
+    fn log() -> Vec<(Serial, Vec<u8>)> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (store, writer) = store::open(dir.path(), 2).expect("opens");
+        let index = IndexName::new("ann", "dev").expect("valid");
+        let mut names: Vec<String> = (0..900).map(|n| format!("project-{n:05}")).collect();
+        for n in 0..30 {
+            names.push(format!("later-{n}"));
+            let change = |txn: &mut WriteTxn<'_>| {
+                if n % 10 == 7 {
+                    txn.delete(&key::Projects(&index));
+                } else {
+                    txn.set(&key::Projects(&index), &NameSet(names.clone()));
+                }
+                let record = Dict(vec![("title".into(), format!("{n}").into())]);
+                txn.set(&key::User(&UserName::root()), &record);
+                Ok(())
+            };
+            writer.write(change).expect("commits");
+        }
+        let last = store.clock().now().expect("not empty");
+        store.entries(Serial::FIRST, last, usize::MAX).expect("reads")
+    }
+
+    fn segments(store: &Store) -> i64 {
+        let connection = store.pool().get().expect("a connection");
+        connection.query_row("SELECT count(*) FROM segment", [], |row| row.get(0)).expect("counts")
+    }
+
+    #[test]
+    fn a_batch_leaves_what_its_entries_leave_one_by_one() {
+        let entries = log();
+        let mut ends = Vec::new();
+        for size in [1, 4, 30] {
+            let dir = tempfile::tempdir().expect("a folder");
+            let (store, writer) = store::open(dir.path(), 2).expect("opens");
+            for batch in entries.chunks(size) {
+                writer.apply(batch, None, &|_| true).expect("applies");
+            }
+            let txn = store.read().expect("reads");
+            let rows = [".config", "root/.config", "ann/dev/.projects"]
+                .map(|path| txn.row(path).expect("reads"));
+            let last = store.clock().now().expect("not empty");
+            let log = store.entries(Serial::FIRST, last, usize::MAX).expect("reads");
+            ends.push((rows, store.position().expect("reads"), log, segments(&store)));
+        }
+        assert_eq!(ends[0].2, entries);
+        assert_eq!(ends[0], ends[1]);
+        assert_eq!(ends[0], ends[2]);
+    }
+}
