@@ -116,6 +116,9 @@ impl Replica {
         ));
         let (writer, stop, skip) = (options.writer, Stop::new(), Skip(options.skip_indexes));
         let clock = writer.store().clock().clone();
+        let twin = writer.store().local_value(link::TWIN_MASTER)?;
+        let twin = twin.and_then(|uuid| String::from_utf8(uuid).ok());
+        link.note(|known| known.twin = twin);
         let wants = {
             let skip = skip.clone();
             move |path: &FilePath| !skip.has_index(path.index())

@@ -180,7 +180,7 @@ fn node(
             replica_cert: config.replica_cert.clone(),
             ..ClientOptions::default()
         },
-        signer: Signer::new(secret, uuid),
+        signer: Signer::new(secret, uuid, devpi_keys(config, secret)),
         master_url: master_url.clone(),
         master_uuid: info.master_uuid.clone(),
         outside_url: config.outside_url.clone(),

@@ -9,12 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::error::Result;
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
 use crate::http::request::{Headers, Request};
 use crate::http::response::Response;
 use crate::secret::{
     AuthFailure, DevpiKeys, Nonces, ReplicaAuth, ReplicaUuid, SCHEME, Salt, Secret, TokenFault,
-    read_replica_token,
+    read_replica_token, replica_token,
 };
 use crate::sync::{Mutex, lock};
 
@@ -25,6 +26,9 @@ const RETRY_SECS: &str = "5";
 
 /// How old devpi's token may be, in seconds.
 const DEVPI_AGE_MAX: u64 = 37;
+
+/// How much older than it is a token is made, in seconds: devpi refuses those of a clock that is ahead of its own.
+const DEVPI_CLOCK_MARGIN: u64 = 2;
 
 /// The bytes of its signature.
 const SIGNATURE_BYTES: usize = 20;
@@ -87,7 +91,7 @@ impl Gate {
     }
 
     fn check_devpi(&self, token: &str, uuid: &str) -> std::result::Result<(), Response> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let now = now();
         // Only what can be a token has the key derived: it costs too much to be had for anyone's asking.
         screen(token, uuid, now).map_err(fault)?;
         let key = self.devpi.get(Salt::Replica).ok_or_else(|| {
@@ -96,6 +100,11 @@ impl Gate {
         })?;
         read_replica_token(&key, token, uuid, now).map_err(fault)
     }
+}
+
+/// The seconds of the Unix clock.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 fn fault(fault: TokenFault) -> Response {
@@ -129,17 +138,27 @@ fn screen(token: &str, uuid: &str, now: u64) -> std::result::Result<(), TokenFau
     if is_for_it { Ok(()) } else { Err(TokenFault::Wrong) }
 }
 
-/// The replica's side: makes proofs with the last nonce that the master gave.
+/// How a master wants to be shown who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// By a proof over the request and a nonce of the master.
+    Ours,
+    /// By devpi's token, which is good for any request for half a minute.
+    Devpi,
+}
+
+/// The replica's side: makes proofs with the last nonce that the master gave, or devpi's tokens.
 pub struct Signer {
     auth: ReplicaAuth,
     uuid: ReplicaUuid,
     nonce: Mutex<Option<String>>,
+    devpi: DevpiKeys,
 }
 
 impl Signer {
     /// Signs as the replica `uuid`.
-    pub fn new(secret: &Secret, uuid: ReplicaUuid) -> Self {
-        Self { auth: ReplicaAuth::new(secret), uuid, nonce: Mutex::new(None) }
+    pub fn new(secret: &Secret, uuid: ReplicaUuid, devpi: DevpiKeys) -> Self {
+        Self { auth: ReplicaAuth::new(secret), uuid, nonce: Mutex::new(None), devpi }
     }
 
     /// The replica's uuid.
@@ -147,10 +166,50 @@ impl Signer {
         self.uuid.as_str()
     }
 
-    /// The `Authorization` header for a request; none before the first nonce.
-    pub fn authorize(&self, method: &str, target: &str) -> Option<(String, String)> {
-        let nonce = lock(&self.nonce).clone()?;
-        Some(("Authorization".to_owned(), self.auth.sign(&self.uuid, method, target, &nonce)))
+    /// The `Authorization` header for a request; none in our manner before the first nonce.
+    ///
+    /// # Errors
+    /// `Kind::Unavailable` while the key for devpi's tokens is being derived, which `wait_for_key` waits for.
+    pub fn authorize(
+        &self,
+        manner: Manner,
+        method: &str,
+        target: &str,
+    ) -> Result<Option<(String, String)>> {
+        let value = match manner {
+            Manner::Ours => {
+                let Some(nonce) = lock(&self.nonce).clone() else { return Ok(None) };
+                self.auth.sign(&self.uuid, method, target, &nonce)
+            }
+            Manner::Devpi => {
+                let key = self.devpi.get(Salt::Replica).ok_or_else(|| {
+                    Error::unavailable(
+                        "the key for devpi's tokens is being derived from the secret",
+                    )
+                })?;
+                let stamp = now().saturating_sub(DEVPI_CLOCK_MARGIN);
+                format!("Bearer {}", replica_token(&key, self.uuid.as_str(), stamp))
+            }
+        };
+        Ok(Some(("Authorization".to_owned(), value)))
+    }
+
+    /// Whether the key for devpi's tokens is not there.
+    pub fn lacks_key(&self) -> bool {
+        self.devpi.get(Salt::Replica).is_none()
+    }
+
+    /// Whether the key for devpi's tokens was asked for and is not settled yet.
+    pub fn is_deriving(&self) -> bool {
+        self.devpi.is_pending(Salt::Replica)
+    }
+
+    /// Waits for the key for devpi's tokens.
+    ///
+    /// # Errors
+    /// `Kind::Unavailable` if it is not there by the deadline or cannot be made.
+    pub fn wait_for_key(&self, deadline: Deadline) -> Result<()> {
+        self.devpi.wait(Salt::Replica, deadline).map(drop)
     }
 
     /// Takes the nonce that an answer brings.
@@ -167,9 +226,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::deadline::Deadline;
     use crate::http::request::Method;
-    use crate::secret::{Argon2Cost, DevpiKey, replica_token};
+    use crate::secret::{Argon2Cost, DevpiKey};
 
     const UUID: &str = "00112233445566778899aabbccddeeff";
     const CHEAP: Argon2Cost = Argon2Cost { memory_kib: 8, time: 1, parallelism: 1 };
@@ -182,6 +240,11 @@ mod tests {
         Gate::new(&secret(), DevpiKeys::new(&secret(), CHEAP, None)).expect("random bytes")
     }
 
+    fn signer() -> Signer {
+        let devpi = DevpiKeys::new(&secret(), CHEAP, None);
+        Signer::new(&secret(), ReplicaUuid::parse(UUID).expect("a uuid"), devpi)
+    }
+
     fn request(headers: &[(&str, &str)]) -> Request {
         Request {
             method: Method::Get,
@@ -192,10 +255,6 @@ mod tests {
             body_length: None,
             body: Box::new(io::empty()),
         }
-    }
-
-    fn now() -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
     }
 
     #[test]
@@ -214,15 +273,16 @@ mod tests {
     #[test]
     fn a_node_without_a_nonce_gets_one_and_comes_in() {
         let gate = gate();
-        let signer = Signer::new(&secret(), ReplicaUuid::parse(UUID).expect("a uuid"));
-        assert!(signer.authorize("GET", "/+changelog/0-").is_none());
+        let signer = signer();
+        let authorize = || signer.authorize(Manner::Ours, "GET", "/+changelog/0-");
+        assert_eq!(authorize().expect("no key is needed"), None);
         let ours = (wire::TWINPI_VERSION, "1");
         let asked =
             gate.check(&request(&[ours, (wire::REPLICA_UUID, UUID)])).expect_err("no proof");
         assert_eq!(asked.status, 401);
         let nonce = asked.header(wire::NONCE).expect("a nonce").to_owned();
         signer.learn(&Headers(vec![(wire::NONCE.to_lowercase(), nonce)]));
-        let (name, proof) = signer.authorize("GET", "/+changelog/0-").expect("a proof");
+        let (name, proof) = authorize().expect("no key is needed").expect("a proof");
         let good = request(&[ours, (wire::REPLICA_UUID, UUID), (&name, &proof)]);
         assert_eq!(gate.check(&good).ok().flatten().as_deref(), Some(UUID));
         let mut moved = request(&[ours, (wire::REPLICA_UUID, UUID), (&name, &proof)]);
@@ -265,5 +325,31 @@ mod tests {
             assert_eq!(refused.status, 403);
             assert!(String::from_utf8_lossy(&body).contains(says), "{says}");
         }
+    }
+
+    #[test]
+    fn a_signer_makes_devpis_tokens_once_it_has_the_key() {
+        let (signer, gate) = (signer(), gate());
+        let soon = || Deadline::after(Duration::from_secs(60));
+        signer.wait_for_key(soon()).expect("derived");
+        gate.devpi.wait(Salt::Replica, soon()).expect("derived");
+        let made = signer.authorize(Manner::Devpi, "GET", "/any").expect("the key is there");
+        let (name, token) = made.expect("a token");
+        let known = gate.check(&request(&[(wire::REPLICA_UUID, UUID), (&name, &token)]));
+        assert_eq!(known.ok().flatten().as_deref(), Some(UUID));
+        let key = DevpiKey::derive(&secret(), Salt::Replica, CHEAP).expect("cheap");
+        let token = token.strip_prefix("Bearer ").expect("devpi's scheme");
+        let ahead = now() - DEVPI_CLOCK_MARGIN;
+        assert!(read_replica_token(&key, token, UUID, ahead).is_ok(), "their clock is behind");
+    }
+
+    #[test]
+    fn a_signer_without_the_key_says_so() {
+        let dear = Argon2Cost { memory_kib: 1, ..CHEAP };
+        let uuid = ReplicaUuid::parse(UUID).expect("a uuid");
+        let signer = Signer::new(&secret(), uuid, DevpiKeys::new(&secret(), dear, None));
+        let error = signer.authorize(Manner::Devpi, "GET", "/any").expect_err("no key");
+        assert!(error.message.contains("devpi's tokens"), "{error}");
+        assert!(signer.wait_for_key(Deadline::after(Duration::from_secs(60))).is_err());
     }
 }

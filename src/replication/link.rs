@@ -5,16 +5,24 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::http::client::{Answer, Client, ClientBody, Timeouts};
+use crate::http::request::Headers;
 use crate::serial::Serial;
 use crate::sync::{Mutex, lock};
 
-use super::auth::Signer;
+use super::auth::{Manner, Signer};
 use super::wire;
 
 /// How long it may take until a connection stands.
 pub const CONNECT: Duration = Duration::from_secs(5);
+
+/// The local value with the uuid of the last master that was one of this program.
+pub const TWIN_MASTER: &str = "twin-master";
+
+/// What a master answers to who does not show in its manner who asks; 503 while it derives the key itself.
+const REFUSALS: [u16; 3] = [401, 403, 503];
 
 /// How much is read of an answer that nobody wants, so that its connection can be used again.
 const DRAIN_BYTES_MAX: u64 = 64 << 10;
@@ -95,8 +103,11 @@ pub struct Known {
     pub rejected: u64,
     /// Its uuid, once it was recorded.
     pub uuid: Option<String>,
-    /// Whether its last answer was one of this program, which knows receipts.
-    pub is_twin: bool,
+    /// Which program gave its last answer, as far as that is known.
+    pub program: Option<Program>,
+    /// The last master's uuid that was one of this program: devpi's token is kept from whoever answers in its place
+    /// as if it were devpi.
+    pub twin: Option<String>,
     /// The highest serial that it named; the inner one is none while its log is empty.
     pub serial: Option<Option<Serial>>,
     /// When that changed.
@@ -111,6 +122,32 @@ pub struct Known {
     pub in_sync_at: Option<SystemTime>,
     /// What went wrong at the last poll; none if nothing did.
     pub trouble: Option<String>,
+}
+
+/// Which program a master is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// This one, which knows receipts.
+    Twinpi,
+    /// devpi-server.
+    Devpi,
+}
+
+impl Program {
+    /// Which one an answer is from; none if neither says so, as a proxy's own.
+    fn of(headers: &Headers) -> Option<Self> {
+        if headers.has(wire::TWINPI_VERSION) {
+            return Some(Self::Twinpi);
+        }
+        headers.has(wire::SERVER_VERSION).then_some(Self::Devpi)
+    }
+}
+
+impl Known {
+    /// Whether the recorded master was ever one of this program.
+    fn was_twin(&self) -> bool {
+        self.twin.is_some() && self.twin == self.uuid
+    }
 }
 
 impl Link {
@@ -145,7 +182,45 @@ impl Link {
 
     /// Whether the master is one of this program, as far as is known.
     pub fn is_twin(&self) -> bool {
-        lock(&self.state).is_twin
+        let known = lock(&self.state);
+        known.was_twin() || known.program == Some(Program::Twinpi)
+    }
+
+    /// The recorded master's uuid, if it is one of this program and not marked as such yet, which is for ever.
+    pub fn unmarked_twin(&self) -> Option<String> {
+        let known = lock(&self.state);
+        let is_unmarked = known.program == Some(Program::Twinpi) && !known.was_twin();
+        known.uuid.clone().filter(|_| is_unmarked)
+    }
+
+    /// Whether who answers is devpi-server in place of a master that was none.
+    pub fn is_downgraded(&self) -> bool {
+        let known = lock(&self.state);
+        known.was_twin() && known.program == Some(Program::Devpi)
+    }
+
+    /// How the master wants to be shown who asks.
+    fn manner(&self) -> Manner {
+        let known = lock(&self.state);
+        match known.program {
+            Some(Program::Devpi) if !known.was_twin() => Manner::Devpi,
+            _ => Manner::Ours,
+        }
+    }
+
+    /// Whether nothing can be asked for want of the key for devpi's tokens.
+    pub fn lacks_key(&self) -> bool {
+        self.manner() == Manner::Devpi && self.signer.lacks_key()
+    }
+
+    /// Whether that key is being derived.
+    pub fn is_deriving_key(&self) -> bool {
+        self.manner() == Manner::Devpi && self.signer.is_deriving()
+    }
+
+    /// Waits for that key at most until the deadline, and says whether it has come.
+    pub fn wait_for_key(&self, deadline: Deadline) -> bool {
+        self.signer.wait_for_key(deadline).is_ok()
     }
 
     /// Changes what is known.
@@ -173,22 +248,32 @@ impl Link {
         self.poke.1.clone()
     }
 
-    /// Asks the master as this replica, with a token. If the master wants one made with a fresh nonce, asks again.
+    /// Asks the master as this replica, with a token. If the master wants one made with a fresh nonce, or in the other
+    /// manner, asks again.
     ///
     /// # Errors
-    /// Those of `Client::request`.
+    /// Those of `Client::request`; `Kind::Unavailable` while the key for the token is being derived.
     pub fn get(&self, target: &str, extra: &[(&str, &str)], timeouts: Timeouts) -> Result<Answer> {
-        let answer = self.get_once(target, extra, timeouts)?;
-        if answer.status != 401 || !answer.headers.has(wire::NONCE) {
+        let manner = self.manner();
+        let answer = self.get_once(manner, target, extra, timeouts)?;
+        let is_stale = answer.status == 401 && answer.headers.has(wire::NONCE);
+        let is_other = REFUSALS.contains(&answer.status) && self.manner() != manner;
+        if !is_stale && !is_other {
             return Ok(answer);
         }
         drain(answer);
-        self.get_once(target, extra, timeouts)
+        self.get_once(self.manner(), target, extra, timeouts)
     }
 
-    fn get_once(&self, target: &str, extra: &[(&str, &str)], timeouts: Timeouts) -> Result<Answer> {
+    fn get_once(
+        &self,
+        manner: Manner,
+        target: &str,
+        extra: &[(&str, &str)],
+        timeouts: Timeouts,
+    ) -> Result<Answer> {
         let mut headers = self.headers();
-        headers.extend(self.signer.authorize("GET", target));
+        headers.extend(self.signer.authorize(manner, "GET", target)?);
         headers.extend(extra.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
         let answer = self.send("GET", target, &headers, ClientBody::None, timeouts)?;
         self.signer.learn(&answer.headers);
@@ -212,7 +297,7 @@ impl Link {
         let answer = self.client.request(method, &url, headers, body, timeouts)?;
         self.note(|known| {
             known.answered_at = Some(SystemTime::now());
-            known.is_twin = answer.headers.has(wire::TWINPI_VERSION);
+            known.program = Program::of(&answer.headers).or(known.program);
         });
         Ok(answer)
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::http::client::{Answer, Timeouts};
 use crate::serial::Serial;
@@ -33,6 +34,13 @@ const BATCH_WAIT: Duration = Duration::from_millis(100);
 const BATCH_WAIT_BEHIND: Duration = Duration::from_secs(1);
 /// The first pause after a failure, and the longest; it doubles in between.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// How long a stop waits at most for one who waits for the key for devpi's tokens.
+const KEY_LOOK: Duration = Duration::from_millis(500);
+
+/// What is said of one who answers as devpi-server in the place of a master that was none.
+const DOWNGRADED: &str = "the master was a twinpi and answers now as devpi-server would; it gets no token of devpi's, \
+                          which somebody in between could be after";
 
 /// Records the uuid of the master, for ever.
 pub type RecordMaster = Box<dyn Fn(&str) -> Result<()> + Send + Sync>;
@@ -126,6 +134,9 @@ impl Puller {
                 }
                 Err(failure) => {
                     self.failed(&failure, has_moved);
+                    if self.wait_for_key() {
+                        continue;
+                    }
                     self.stop.sleep(pause);
                     pause = (pause * 2).min(PAUSES.1);
                     continue;
@@ -137,6 +148,16 @@ impl Puller {
 
     fn last(&self) -> Option<Serial> {
         self.writer.store().clock().now()
+    }
+
+    /// Waits for the key for devpi's tokens if it is being derived, and says whether it has come.
+    fn wait_for_key(&self) -> bool {
+        while !self.stop.is_set() && self.link.is_deriving_key() {
+            if self.link.wait_for_key(Deadline::after(KEY_LOOK)) {
+                return true;
+            }
+        }
+        false
     }
 
     fn recovered(&mut self) {
@@ -190,13 +211,13 @@ impl Puller {
         }
         if answer.status == 202 {
             link::drain(answer);
-            self.updated(serial);
+            self.updated(serial)?;
             return Ok(Round::Good);
         }
         self.record(&uuid).map_err(Failure::of(State::Failing))?;
         let end = End { serial, position: theirs.and_then(|theirs| theirs.at) };
         let applied = self.import(answer, end)?;
-        self.updated(serial);
+        self.updated(serial)?;
         Ok(if applied == 0 { Round::Empty } else { Round::Good })
     }
 
@@ -208,10 +229,12 @@ impl Puller {
         let position = wire::POSITION_PARAMETER;
         let target = format!("{}{due}-?{first}{position}={own}", wire::CHANGELOG);
         let timeouts = Timeouts { connect: CONNECT, response_head: POLL, per_read: READ };
-        let answer = self
-            .link
-            .get(&target, &[("Accept", wire::ACCEPT_STREAM)], timeouts)
-            .map_err(Failure::of(State::Unreachable))?;
+        let answer = self.link.get(&target, &[("Accept", wire::ACCEPT_STREAM)], timeouts).map_err(
+            |error| match self.link.lacks_key() {
+                true => Failure { state: State::WaitingForKey, error },
+                false => Failure { state: State::Unreachable, error },
+            },
+        )?;
         match answer.status {
             200 | 202 => Ok(answer),
             _ => Err(self.refused(answer, due)),
@@ -226,11 +249,15 @@ impl Puller {
             (409, Some("ahead")) => State::Ahead,
             (410, Some("gone")) => State::Gone,
             (404, _) => State::Ahead,
+            (400, _) if self.is_of_another(&answer) => State::Foreign,
             _ => State::Refused,
         };
         let head = wire::serial_of(&answer.headers);
         let is_ours = answer.headers.has(wire::POSITION);
-        let error = refusal(answer, due);
+        let error = match self.link.is_downgraded() {
+            true => refusal(answer, due).while_doing(DOWNGRADED),
+            false => refusal(answer, due),
+        };
         if !matches!(state, State::Ahead | State::Forked) {
             return Failure { state, error };
         }
@@ -256,6 +283,13 @@ impl Puller {
             Serial::wire(head.flatten()),
         );
         Failure { state, error: bad(message) }
+    }
+
+    /// Whether an answer names another master than the recorded one.
+    fn is_of_another(&self, answer: &Answer) -> bool {
+        let recorded = self.link.known().uuid;
+        let named = wire::master_of(&answer.headers);
+        recorded.is_some() && named.is_some() && recorded.as_deref() != named
     }
 
     /// Takes the master's timelines when it has others than this node.
@@ -314,7 +348,12 @@ impl Puller {
     }
 
     /// Notes an answer as it should be, which named this serial.
-    fn updated(&self, serial: Option<Serial>) {
+    fn updated(&self, serial: Option<Serial>) -> Attempt<()> {
+        if let Some(uuid) = self.link.unmarked_twin() {
+            let marked = self.writer.set_local_value(link::TWIN_MASTER, Some(uuid.as_bytes()));
+            marked.map_err(Failure::of(State::Failing))?;
+            self.link.note(|known| known.twin = Some(uuid));
+        }
         let now = SystemTime::now();
         let is_in_sync = self.last() == serial;
         self.link.note(|known| {
@@ -324,6 +363,7 @@ impl Puller {
             }
         });
         self.link.poke();
+        Ok(())
     }
 
     /// Applies what a stream brings, and gives how many entries that were. What was whole before a failure stays.

@@ -28,6 +28,8 @@ const ANSWER_BYTES: u64 = 1 << 20;
 
 /// A body up to here is read before it is sent, so that it can be sent again.
 const RESENT_BYTES_MAX: u64 = 1 << 20;
+/// Where logins are sent.
+const LOGIN: &str = "/+login";
 /// The pauses before a change is sent again, or its receipt asked for, after the connection broke.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(30), Duration::from_millis(250), Duration::from_secs(1)];
@@ -439,11 +441,17 @@ impl Relay {
             return Ok(());
         }
         let here = Serial::wire(self.clock.now());
-        let message = format!(
-            "the change is committed on the master as serial {serial} and not yet visible on this replica, which is at \
-             serial {here}; do not repeat it{}; {master}",
-            outgoing.receipt()
-        );
+        let message = match outgoing.may_change() {
+            true => format!(
+                "the change is committed on the master as serial {serial} and not yet visible on this replica, which \
+                 is at serial {here}; do not repeat it{}; {master}",
+                outgoing.receipt()
+            ),
+            false => format!(
+                "the master answered, and what it answered by (serial {serial}) is not yet visible on this replica, \
+                 which is at serial {here}; nothing was changed, so come again; {master}"
+            ),
+        };
         log::warn!("a relayed request waited in vain: {message}");
         let mut response = failure(504, &message);
         wire::set_serial(&mut response, Some(serial));
@@ -475,6 +483,12 @@ fn failure(status: u16, message: &str) -> Response {
 }
 
 impl Outgoing {
+    /// Whether the request can have changed anything; a login is sent as a change is, and changes nothing.
+    fn may_change(&self) -> bool {
+        let path = self.target.split('?').next().unwrap_or_default();
+        !self.method.is_read() && path.trim_end_matches('/') != LOGIN
+    }
+
     /// Where to ask what became of it, for messages.
     fn receipt(&self) -> String {
         match &self.key {

@@ -165,6 +165,11 @@ impl DevpiKeys {
         }
     }
 
+    /// Whether a key was asked for and is not settled yet.
+    pub fn is_pending(&self, salt: Salt) -> bool {
+        matches!(lock(&self.0.slots).slot(salt), Slot::Wanted)
+    }
+
     /// The key, waiting for it at most until the deadline.
     ///
     /// # Errors

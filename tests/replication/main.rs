@@ -5,6 +5,7 @@ mod backlog;
 mod faults;
 mod files;
 mod follow;
+mod manner;
 mod modes;
 mod polls;
 mod positions;

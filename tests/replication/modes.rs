@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use twinpi::http::request::{Method, Request};
 use twinpi::http::response::{Reply, Response};
-use twinpi::replication::auth::Signer;
 use twinpi::replication::{Master, wire};
-use twinpi::secret::ReplicaUuid;
 use twinpi::serial::Serial;
 use twinpi::store::codec;
 
@@ -33,14 +31,14 @@ fn master(last: u64) -> (Home, Master) {
 
 /// A replica's request with a good token.
 fn poll(master: &Master, target: &str, headers: &[(&str, &str)]) -> Request {
-    let signer = Signer::new(&rig::secret(), ReplicaUuid::parse(REPLICA).expect("a uuid"));
+    let signer = rig::signer(REPLICA);
     let ours =
         [(wire::TWINPI_VERSION, "1"), (wire::REPLICA_UUID, REPLICA), (wire::EXPECTED_MASTER, "")];
     let mut asked = rig::request(Method::Get, target, &ours, b"");
     let refusal = master.replica_of(&asked).expect_err("no proof yet");
     let nonce = refusal.header(wire::NONCE).expect("a nonce").to_owned();
     signer.learn(&twinpi::http::request::Headers(vec![(wire::NONCE.into(), nonce)]));
-    let (name, value) = signer.authorize("GET", target).expect("a proof");
+    let (name, value) = rig::proof(&signer, target);
     asked.headers.push(name, value);
     for (name, value) in headers {
         asked.headers.remove(name);

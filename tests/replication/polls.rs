@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use twinpi::http::request::{Headers, Method, Request};
 use twinpi::http::response::{Reply, Response};
 use twinpi::http::{Handler, Server, ServerOptions};
-use twinpi::replication::auth::Signer;
 use twinpi::replication::{Master, wire};
-use twinpi::secret::ReplicaUuid;
 use twinpi::serial::Serial;
 
 use super::rig::{self, Home, MASTER, ReplicaNode, eventually};
@@ -62,9 +60,9 @@ fn park(real: &Real, count: usize) -> Vec<TcpStream> {
     let mut polls = Vec::new();
     for n in 0..count {
         let uuid = format!("{n:032x}");
-        let signer = Signer::new(&rig::secret(), ReplicaUuid::parse(&uuid).expect("a uuid"));
+        let signer = rig::signer(&uuid);
         signer.learn(&Headers(vec![(wire::NONCE.into(), nonce.clone())]));
-        let (name, value) = signer.authorize("GET", &target).expect("a proof");
+        let (name, value) = rig::proof(&signer, &target);
         let mut stream = TcpStream::connect(real.address).expect("connects");
         let head = format!(
             "GET {target} HTTP/1.1\r\nHost: master\r\nAccept: {}\r\n{}: {uuid}\r\n{}: \r\n{}: 1\r\n{name}: {value}\r\n\r\n",

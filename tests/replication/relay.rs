@@ -8,6 +8,7 @@ use twinpi::http::response::{Reply, Response};
 use twinpi::replication::wire;
 use twinpi::serial::Serial;
 
+use super::manner::as_twin;
 use super::rig::{
     Fault, Home, MASTER, MasterNode, Mini, REPLICA, ReplicaNode, request, serial, serve_master,
     text_of,
@@ -106,6 +107,36 @@ fn a_serial_that_does_not_come_is_an_error_that_says_what_stands() {
 }
 
 #[test]
+fn reading_and_logging_in_are_never_called_a_change() {
+    // Whatever it is asked, this master answers as of a serial that it never hands out.
+    let says = |asked: twinpi::http::request::Request| {
+        let mut answer = match asked.path().starts_with(wire::CHANGELOG) {
+            true => wire::failure(502, "not today"),
+            false => Response::new(200),
+        };
+        wire::set_serial(&mut answer, Some(serial(7)));
+        Reply::Now(answer)
+    };
+    let server = Mini::start(Home::new().store.clock().clone(), Arc::new(says));
+    let replica = ReplicaNode::with(Home::new(), &server.url(), |o| {
+        o.proxy_timeout = Duration::from_millis(200)
+    });
+    for (method, target, is_change) in [
+        (Method::Get, "/ann/dev", false),
+        (Method::Head, "/ann/dev", false),
+        (Method::Post, "/+login", false),
+        (Method::Post, "/+login?x=y", false),
+        (Method::Post, "/ann/dev/", true),
+    ] {
+        let late = replica.run(replica.replica.relay(request(method, target, &[], b"x")));
+        assert_eq!(late.status, 504, "{method:?} {target}");
+        let text = text_of(late);
+        assert_eq!(text.contains("committed"), is_change, "{text}");
+        assert_eq!(text.contains("nothing was changed"), !is_change, "{text}");
+    }
+}
+
+#[test]
 fn a_master_that_is_away_is_named_with_its_last_contact() {
     let (master, replica) = pair();
     let url = master.url();
@@ -147,21 +178,6 @@ fn an_answer_that_does_not_come_leaves_the_outcome_open() {
     let text = text_of(response);
     assert!(text.contains("the outcome is unknown"), "{text}");
     replica.reaches(serial(1)); // it was carried out, as it happens
-}
-
-/// Names the program on an answer, also on one that comes later.
-fn as_twin(reply: Reply) -> Reply {
-    match reply {
-        Reply::Now(response) => {
-            Reply::Now(response.with_header(wire::TWINPI_VERSION, wire::THIS_VERSION))
-        }
-        Reply::Park(mut park) => {
-            let resume = park.resume;
-            park.resume = Box::new(move || as_twin(resume()));
-            Reply::Park(park)
-        }
-        Reply::Remote(job) => Reply::Remote(Box::new(move || as_twin(job()))),
-    }
 }
 
 /// A master that says that it is one of this program, commits once for a key, and loses its first answers.

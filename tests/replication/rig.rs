@@ -14,10 +14,10 @@ use twinpi::http::client::ClientOptions;
 use twinpi::http::request::{Headers, Method, Request};
 use twinpi::http::response::{Body, Reply, Response};
 use twinpi::names::{IndexName, UserName};
-use twinpi::replication::auth::{Gate, Signer};
+use twinpi::replication::auth::{Gate, Manner, Signer};
 use twinpi::replication::master::Met;
 use twinpi::replication::{Master, Replica, ReplicaOptions, wire};
-use twinpi::secret::{Argon2Cost, DevpiKeys, ReplicaUuid, Secret};
+use twinpi::secret::{Argon2Cost, DevpiKeys, ReplicaUuid, Salt, Secret};
 use twinpi::serial::{Serial, SerialClock};
 use twinpi::store::key::{self, FilePath};
 use twinpi::store::record::Dict;
@@ -178,8 +178,12 @@ pub fn serve_master_that(home: &Home, uuid: &'static str, met: Met) -> (Master, 
     (master, Arc::new(handler))
 }
 
+/// devpi's keys; the one for replicas is there already.
 pub fn keys() -> DevpiKeys {
-    DevpiKeys::new(&secret(), Argon2Cost { memory_kib: 8, time: 1, parallelism: 1 }, None)
+    let cost = Argon2Cost { memory_kib: 8, time: 1, parallelism: 1 };
+    let keys = DevpiKeys::new(&secret(), cost, None);
+    keys.wait(Salt::Replica, Deadline::after(Duration::from_secs(20))).expect("derived");
+    keys
 }
 
 fn identity(uuid: &str) -> wire::Identity {
@@ -271,7 +275,7 @@ impl ReplicaNode {
             master_url: url.to_owned(),
             master_uuid: None,
             client: ClientOptions { user_agent: "test/1".into(), ..ClientOptions::default() },
-            signer: Signer::new(&secret(), ReplicaUuid::parse(REPLICA).expect("a uuid")),
+            signer: signer(REPLICA),
             outside_url: None,
             proxy_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(2),
@@ -307,6 +311,16 @@ impl ReplicaNode {
             Reply::Park(_) => panic!("nothing is parked here"),
         }
     }
+}
+
+/// Signs as the replica with this uuid.
+pub fn signer(uuid: &str) -> Signer {
+    Signer::new(&secret(), ReplicaUuid::parse(uuid).expect("a uuid"), keys())
+}
+
+/// A proof for a GET, made with the last nonce.
+pub fn proof(signer: &Signer, target: &str) -> (String, String) {
+    signer.authorize(Manner::Ours, "GET", target).expect("no key is needed").expect("a nonce")
 }
 
 /// Asks until there is something; for what no clock tells.
