@@ -21,6 +21,7 @@ pub mod status;
 pub mod tokens;
 pub mod upload;
 pub mod users;
+pub mod wait;
 
 use std::borrow::Cow;
 use std::io::Read as _;
@@ -225,6 +226,7 @@ fn run(app: &Call, mut request: Request, route: Route) -> Result<Reply> {
         Route::Login => now(login::login(app, request)),
         Route::Receipt(key) => receipts::show(app, &key),
         Route::Status => now(status::status(app, &request)),
+        Route::Wait => wait::wait(app, &request),
         Route::User(verb, user) => now(match verb {
             Verb::Show => users::show(app, &request, &user),
             Verb::Create => users::create(app, request, &user),

@@ -8,6 +8,7 @@
 //! connections.
 
 pub mod accept;
+pub mod bell;
 pub mod client;
 pub mod forward;
 pub mod listen;

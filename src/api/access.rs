@@ -80,6 +80,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Api(_)
         | Route::Login
         | Route::Status
+        | Route::Wait
         | Route::Submit(_)
         | Route::AuthCheck
         | Route::Receipt(_)

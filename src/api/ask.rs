@@ -1,6 +1,6 @@
 //! What a request asks for besides its address: the form of the answer, who asks, and where the server is seen.
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::http::accept;
 use crate::http::request::Request;
 use crate::http::response::{Body, CHALLENGE, Response};
@@ -28,6 +28,24 @@ pub fn is_installer(request: &Request) -> bool {
     const INSTALLERS: [&str; 5] = ["distribute/", "setuptools/", "pip/", "pex/", "uv/"];
     let agent = request.headers.get("user-agent").unwrap_or_default();
     agent.split(' ').any(|word| INSTALLERS.iter().any(|name| word.starts_with(name)))
+}
+
+/// A parameter of the query, decoded; the first one if it comes more than once.
+pub fn parameter(request: &Request, name: &str) -> Option<String> {
+    let mut pairs = url::form_urlencoded::parse(request.query().as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+/// A parameter of the query that is a whole number, not below zero.
+///
+/// # Errors
+/// `Kind::Invalid` if it is something else.
+pub fn number(request: &Request, name: &str) -> Result<Option<u64>> {
+    let text = parameter(request, name);
+    let parse = |text: String| {
+        text.parse().map_err(|_| Error::invalid(format!("'{name}' is no whole number: '{text}'")))
+    };
+    text.map(parse).transpose()
 }
 
 /// The form of a simple page.

@@ -18,6 +18,8 @@ pub enum Route {
     Login,
     /// `GET /+status`
     Status,
+    /// `GET /+wait`
+    Wait,
     /// `GET /+authcheck`
     AuthCheck,
     /// `GET /+position/N`
@@ -145,6 +147,7 @@ impl Route {
             Self::Root
             | Self::Api(_)
             | Self::Status
+            | Self::Wait
             | Self::AuthCheck
             | Self::Receipt(_)
             | Self::Tokens(_)
@@ -178,6 +181,7 @@ impl Route {
             [user, "+api"] => Ok(Self::Api(Some(Scope::User((*user).to_owned())))),
             ["+login"] if method == Method::Post => Ok(Self::Login),
             ["+status"] if method == Method::Get => Ok(Self::Status),
+            ["+wait"] if method == Method::Get => Ok(Self::Wait),
             ["+authcheck"] if method == Method::Get => Ok(Self::AuthCheck),
             ["+changelog", serial] if method == Method::Get => changelog(serial).ok_or_else(absent),
             ["+position", serial] if method == Method::Get => {

@@ -55,7 +55,9 @@ impl Polls {
         let connection = exchange.connection.clone();
         // Known to the connection first: a request that comes next must find it, or be seen below.
         connection.set_poll(id);
-        let Park { wanted, deadline, resume } = park;
+        let Park { wanted, bell, deadline, resume } = park;
+        let engine = exchange.engine.clone();
+        let by_clock = bell.is_none().then_some(wanted);
         {
             let mut state = lock(&self.state);
             if state.is_stopping {
@@ -64,13 +66,16 @@ impl Polls {
                 return exchange.answer(busy(), LaneName::Local);
             }
             let is_nearest = state.by_deadline.first().is_none_or(|(first, _)| deadline < *first);
-            state.by_serial.insert((wanted, id));
+            state.by_serial.extend(by_clock.map(|wanted| (wanted, id)));
             state.by_deadline.insert((deadline, id));
             state.parked.insert(id, Parked { exchange, wanted, deadline, resume });
             // A commit from here on is seen by the keeper; one before this line is seen here.
-            if is_nearest || self.clock.now() >= Some(wanted) {
+            if is_nearest || by_clock.is_some_and(|wanted| Some(wanted) <= self.clock.now()) {
                 self.wake();
             }
+        }
+        if let Some(bell) = bell {
+            bell.hear(move || engine.polls.ripen(id));
         }
         if let Some(poll) = connection.poll_in_the_way() {
             self.ripen(poll);

@@ -9,6 +9,8 @@ use crate::deadline::Deadline;
 use crate::error::Kind;
 use crate::serial::Serial;
 
+use super::bell::Bell;
+
 /// What stands in `WWW-Authenticate` beside 401.
 pub const CHALLENGE: &str = "Basic realm=\"pypi\"";
 
@@ -16,7 +18,7 @@ pub const CHALLENGE: &str = "Basic realm=\"pypi\"";
 pub enum Reply {
     /// An answer.
     Now(Response),
-    /// Ask again when this serial is committed or the deadline is there; holds no thread meanwhile.
+    /// Ask again when what it waits for is there, or the deadline; holds no thread meanwhile.
     Park(Park),
     /// The rest waits for another machine: run it in the pool for that.
     Remote(Job),
@@ -27,8 +29,10 @@ pub type Job = Box<dyn FnOnce() -> Reply + Send>;
 
 /// A request put aside.
 pub struct Park {
-    /// Ripe when this serial is committed.
+    /// Ripe when this serial is committed, unless there is a bell.
     pub wanted: Serial,
+    /// Ripe when this rings, instead.
+    pub bell: Option<Bell>,
     /// Ripe at the latest now; also when the node stops or the same connection sends another request.
     pub deadline: Deadline,
     /// Makes the answer; runs in the pool for local work.

@@ -154,6 +154,7 @@ impl Master {
         let master = self.0.clone();
         Reply::Park(Park {
             wanted: from,
+            bell: None,
             deadline: Deadline::after(wait),
             resume: Box::new(move || Reply::Now(master.answer(ask))),
         })

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value as Json, json};
 
+use crate::http::bell::Bell;
 use crate::http::request::Request;
 use crate::serial::Serial;
 use crate::sync::{Mutex, lock};
@@ -15,14 +17,18 @@ use super::wire;
 /// How many replicas are remembered; the one that was silent for longest is forgotten first. A uuid is only taken
 /// from a request whose token was right, so this guards against replicas that are set up anew again and again.
 const REPLICAS_MAX: usize = 1000;
+/// How long a replica counts as following after its last request ended; it asks again at once.
+pub const LIVE: Duration = Duration::from_secs(60);
 
 /// What is known of one replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Replica {
     /// Where it polls from.
     pub remote_ip: Option<String>,
-    /// The last serial that it has.
+    /// The last serial that it has or was sent.
     pub serial: Option<Serial>,
+    /// The last serial that it said to have.
+    pub held: Option<Serial>,
     /// How many requests of it are open.
     pub requests: usize,
     /// How many entries' streams to it are open.
@@ -38,6 +44,18 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// Whether it follows: it asks just now, or did a moment ago, and is answered with entries.
+    pub fn is_live(&self) -> bool {
+        self.refusal.is_none() && (0 < self.requests || self.silent_for() < LIVE)
+    }
+    /// Whether it has all up to a serial.
+    pub fn has(&self, serial: Serial) -> bool {
+        self.refusal.is_none() && Some(serial) <= self.held
+    }
+    /// How long it has asked nothing.
+    pub fn silent_for(&self) -> Duration {
+        self.last_request.elapsed().unwrap_or_default()
+    }
     /// As devpi shows it in the status of a master.
     pub fn to_json(&self) -> Json {
         let at = self.last_request.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
@@ -56,7 +74,31 @@ impl Replica {
 
 /// The replicas by uuid.
 #[derive(Clone, Default)]
-pub struct Replicas(Arc<Mutex<BTreeMap<String, Replica>>>);
+pub struct Replicas {
+    all: Arc<Mutex<BTreeMap<String, Replica>>>,
+    waits: Arc<Waits>,
+}
+
+/// Those who wait until all replicas that follow have a serial.
+#[derive(Default)]
+struct Waits {
+    all: Mutex<BTreeMap<u64, (Serial, Bell)>>,
+    next: AtomicU64,
+}
+
+/// A wait for all replicas; ends when it is dropped.
+pub struct Wait {
+    waits: Arc<Waits>,
+    id: u64,
+    /// Rings when a replica has come to the serial and no other that follows is known to lack it.
+    pub bell: Bell,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        lock(&self.waits.all).remove(&self.id);
+    }
+}
 
 impl Replicas {
     /// None yet.
@@ -66,12 +108,12 @@ impl Replicas {
 
     /// What is known of all, by uuid.
     pub fn all(&self) -> Vec<(String, Replica)> {
-        lock(&self.0).iter().map(|(uuid, replica)| (uuid.clone(), replica.clone())).collect()
+        lock(&self.all).iter().map(|(uuid, replica)| (uuid.clone(), replica.clone())).collect()
     }
 
     /// Notes that a replica asks for what follows `held`; the request ends when the result is dropped.
     pub fn begin(&self, uuid: &str, request: &Request, held: Option<Serial>) -> Polling {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.all);
         if !all.contains_key(uuid) {
             make_room(&mut all);
         }
@@ -79,6 +121,7 @@ impl Replicas {
         let replica = all.entry(uuid.to_owned()).or_insert_with(|| Replica {
             remote_ip: None,
             serial: held,
+            held,
             requests: 0,
             streams: 0,
             last_request: now,
@@ -92,9 +135,12 @@ impl Replicas {
         replica.version = header(wire::TWINPI_VERSION);
         replica.refusal = None;
         replica.serial = held;
+        replica.held = held;
         replica.requests += 1;
         replica.last_request = now;
+        let least = least_held(&all);
         drop(all);
+        self.ring(least.flatten());
         Polling { all: self.clone(), uuid: uuid.to_owned(), is_streaming: false }
     }
 
@@ -104,12 +150,33 @@ impl Replicas {
         self.change(uuid, |replica| replica.refusal = Some(why));
     }
 
+    /// Begins to wait until all replicas that follow have `serial`; they may have it already.
+    pub fn wait_for(&self, serial: Serial) -> Wait {
+        let (id, bell) = (self.waits.next.fetch_add(1, Ordering::Relaxed), Bell::new());
+        lock(&self.waits.all).insert(id, (serial, bell.clone()));
+        Wait { waits: self.waits.clone(), id, bell }
+    }
+
+    /// Tells those who wait for a serial up to `held`.
+    fn ring(&self, held: Option<Serial>) {
+        let waits = lock(&self.waits.all);
+        let due = waits.values().filter(|(serial, _)| Some(*serial) <= held);
+        let due: Vec<Bell> = due.map(|(_, bell)| bell.clone()).collect();
+        drop(waits);
+        due.iter().for_each(Bell::ring);
+    }
+
     fn change(&self, uuid: &str, change: impl FnOnce(&mut Replica)) {
-        if let Some(replica) = lock(&self.0).get_mut(uuid) {
+        if let Some(replica) = lock(&self.all).get_mut(uuid) {
             change(replica);
             replica.last_request = SystemTime::now();
         }
     }
+}
+
+/// The serial that all replicas that follow have; none if there are no such.
+fn least_held(all: &BTreeMap<String, Replica>) -> Option<Option<Serial>> {
+    all.values().filter(|replica| replica.is_live()).map(|replica| replica.held).min()
 }
 
 fn make_room(all: &mut BTreeMap<String, Replica>) {
@@ -191,6 +258,22 @@ mod tests {
         drop((one, two));
         let seen = only(&replicas);
         assert_eq!((seen.requests, seen.streams, seen.serial), (0, 0, Serial::new(6)));
+    }
+
+    #[test]
+    fn a_wait_ends_when_the_last_one_that_follows_has_the_serial() {
+        let (replicas, four) = (Replicas::new(), Serial::new(4).expect("valid"));
+        let ask = |uuid: &str, held| drop(replicas.begin(uuid, &request(&[]), Serial::new(held)));
+        ask("a", 3);
+        ask("b", 3);
+        let wait = replicas.wait_for(four);
+        let later = replicas.wait_for(four.next());
+        ask("a", 4);
+        assert!(!wait.bell.is_rung());
+        ask("b", 5);
+        assert!(wait.bell.is_rung() && !later.bell.is_rung());
+        drop((wait, later));
+        assert!(lock(&replicas.waits.all).is_empty());
     }
 
     #[test]
