@@ -4,6 +4,7 @@ pub mod access;
 pub mod ask;
 pub mod auth;
 pub mod cache;
+pub mod changes;
 pub mod discovery;
 pub mod docs;
 pub mod files;
@@ -227,6 +228,7 @@ fn run(app: &Call, mut request: Request, route: Route) -> Result<Reply> {
         Route::Receipt(key) => receipts::show(app, &key),
         Route::Status => now(status::status(app, &request)),
         Route::Wait => wait::wait(app, &request),
+        Route::Changes => changes::show(app, &request),
         Route::User(verb, user) => now(match verb {
             Verb::Show => users::show(app, &request, &user),
             Verb::Create => users::create(app, request, &user),

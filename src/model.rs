@@ -4,6 +4,7 @@
 
 pub mod acl;
 pub mod attach;
+pub mod changes;
 pub mod delete;
 pub mod docs;
 pub mod files;

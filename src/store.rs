@@ -22,7 +22,7 @@ pub mod wanted;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
@@ -32,7 +32,7 @@ use crate::serial::{Serial, SerialClock};
 use crate::sync::{Mutex, lock};
 
 use blobs::Blobs;
-use changelog::{Chain, Position};
+use changelog::{Chain, Position, Written};
 use incoming::Incoming;
 use key::FilePath;
 use receipts::Ticket;
@@ -129,6 +129,13 @@ impl Store {
         bytes_max: usize,
     ) -> Result<Vec<(Serial, Vec<u8>)>> {
         changelog::range(&*self.pool.get()?, from, to, bytes_max)
+    }
+    /// When an entry was written; `None` if that was not noted.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn written(&self, serial: Serial) -> Result<Option<Written>> {
+        changelog::written(&*self.pool.get()?, serial)
     }
     /// What fetchers work from.
     pub fn pool(&self) -> &r2d2::Pool<SqliteConnectionManager> {
@@ -292,7 +299,8 @@ fn put_changes(
     if entry.is_empty() {
         return Ok(None);
     }
-    changelog::append(sql, last, &codec::encode_entry(entry), &values).map(Some)
+    let written = Written::Committed(SystemTime::now());
+    changelog::append(sql, last, &codec::encode_entry(entry), &values, written).map(Some)
 }
 
 #[cfg(test)]

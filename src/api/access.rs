@@ -81,6 +81,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Login
         | Route::Status
         | Route::Wait
+        | Route::Changes
         | Route::Submit(_)
         | Route::AuthCheck
         | Route::Receipt(_)

@@ -20,6 +20,8 @@ pub enum Route {
     Status,
     /// `GET /+wait`
     Wait,
+    /// `GET /+changes`
+    Changes,
     /// `GET /+authcheck`
     AuthCheck,
     /// `GET /+position/N`
@@ -148,6 +150,7 @@ impl Route {
             | Self::Api(_)
             | Self::Status
             | Self::Wait
+            | Self::Changes
             | Self::AuthCheck
             | Self::Receipt(_)
             | Self::Tokens(_)
@@ -182,6 +185,7 @@ impl Route {
             ["+login"] if method == Method::Post => Ok(Self::Login),
             ["+status"] if method == Method::Get => Ok(Self::Status),
             ["+wait"] if method == Method::Get => Ok(Self::Wait),
+            ["+changes"] if method == Method::Get => Ok(Self::Changes),
             ["+authcheck"] if method == Method::Get => Ok(Self::AuthCheck),
             ["+changelog", serial] if method == Method::Get => changelog(serial).ok_or_else(absent),
             ["+position", serial] if method == Method::Get => {

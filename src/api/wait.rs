@@ -120,7 +120,7 @@ fn replicas(app: &App) -> Option<&Replicas> {
 
 /// How long the first of those that lack the serial still counts as following; none if no such lacks it.
 fn patience(replicas: &Replicas, serial: Serial) -> Option<Duration> {
-    let lacks = |replica: &replicas::Replica| replica.is_live() && replica.held < Some(serial);
+    let lacks = |replica: &replicas::Replica| replica.is_live() && !replica.has(serial);
     let all = replicas.all().into_iter();
     let left = |replica: replicas::Replica| match replica.requests {
         0 => LIVE.saturating_sub(replica.silent_for()),
@@ -139,7 +139,7 @@ fn answer(app: &App, wish: Wish) -> Response {
     });
     if wish.is_for_all {
         let all = replicas(app).map(Replicas::all).unwrap_or_default();
-        let lacking = all.iter().filter(|(_, r)| r.is_live() && r.held < Some(wish.serial));
+        let lacking = all.iter().filter(|(_, r)| r.is_live() && !r.has(wish.serial));
         is_there &= lacking.count() == 0;
         result["nodes"] = all.iter().map(|(uuid, r)| node(uuid, r, wish.serial)).collect();
     }
@@ -148,7 +148,7 @@ fn answer(app: &App, wish: Wish) -> Response {
 }
 
 fn node(uuid: &str, replica: &replicas::Replica, serial: Serial) -> Json {
-    let state = match (Some(serial) <= replica.held, replica.is_live()) {
+    let state = match (replica.has(serial), replica.is_live()) {
         (true, _) => "has",
         (false, true) => "lacks",
         (false, false) => "away",

@@ -34,6 +34,17 @@ pub fn six_tuple(now: SystemTime) -> Value {
     Value::Tuple(date.into_iter().chain(time).map(Value::Int).collect())
 }
 
+/// Reads what `six_tuple` makes, and tuples with more in them.
+pub fn of_six_tuple(value: &Value) -> Option<SystemTime> {
+    let numbers: Option<Vec<i64>> = value.as_list()?.iter().map(Value::as_i64).collect();
+    let [year, month, day, hour, minute, second] = numbers?.get(..6)?.try_into().ok()?;
+    let small = |number: i64| i8::try_from(number).ok();
+    let date = Date::new(i16::try_from(year).ok()?, small(month)?, small(day)?).ok()?;
+    let time = Time::new(small(hour)?, small(minute)?, small(second)?, 0).ok()?;
+    let at = date.to_datetime(time).to_zoned(TimeZone::UTC).ok()?;
+    Some(SystemTime::from(at.timestamp()))
+}
+
 /// `Sun, 22 Nov 2026 23:59:04 GMT`, as in file records.
 pub fn http_date(now: SystemTime) -> String {
     httpdate::fmt_http_date(now)
@@ -65,5 +76,6 @@ mod tests {
         assert!(parse("2023-11-14T22:13:20").is_none() && parse("2023-11").is_none());
         let parts = [2023, 11, 14, 22, 13, 20].map(Value::Int);
         assert_eq!(six_tuple(at), Value::Tuple(parts.to_vec()));
+        assert_eq!(of_six_tuple(&six_tuple(at)), Some(at));
     }
 }

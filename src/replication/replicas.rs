@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use crate::http::bell::Bell;
 use crate::http::request::Request;
 use crate::serial::Serial;
+use crate::store::wanted::FilesHere;
 use crate::sync::{Mutex, lock};
 
 use super::wire;
@@ -29,6 +30,8 @@ pub struct Replica {
     pub serial: Option<Serial>,
     /// The last serial that it said to have.
     pub held: Option<Serial>,
+    /// How far its files have come, if it tells.
+    pub files: Option<FilesHere>,
     /// How many requests of it are open.
     pub requests: usize,
     /// How many entries' streams to it are open.
@@ -122,6 +125,7 @@ impl Replicas {
             remote_ip: None,
             serial: held,
             held,
+            files: None,
             requests: 0,
             streams: 0,
             last_request: now,
@@ -136,6 +140,7 @@ impl Replicas {
         replica.refusal = None;
         replica.serial = held;
         replica.held = held;
+        replica.files = files_of(request).or(replica.files);
         replica.requests += 1;
         replica.last_request = now;
         let least = least_held(&all);
@@ -148,6 +153,12 @@ impl Replicas {
     pub fn refused(&self, uuid: &str, request: &Request, why: &'static str, held: Option<Serial>) {
         drop(self.begin(uuid, request, held));
         self.change(uuid, |replica| replica.refusal = Some(why));
+    }
+
+    /// Notes what a replica tells besides polling.
+    pub fn hear(&self, uuid: &str, request: &Request) {
+        let files = files_of(request);
+        self.change(uuid, |replica| replica.files = files.or(replica.files));
     }
 
     /// Begins to wait until all replicas that follow have `serial`; they may have it already.
@@ -172,6 +183,17 @@ impl Replicas {
             replica.last_request = SystemTime::now();
         }
     }
+}
+
+/// How a node tells how far its files have come.
+pub fn files_word(files: &FilesHere) -> String {
+    format!("{}:{}", Serial::wire(files.serial), files.missing)
+}
+
+fn files_of(request: &Request) -> Option<FilesHere> {
+    let (serial, missing) = request.headers.get(wire::FILES)?.split_once(':')?;
+    let serial = Serial::from_wire(serial.parse().ok()?)?;
+    Some(FilesHere { serial, missing: missing.parse().ok()? })
 }
 
 /// The serial that all replicas that follow have; none if there are no such.

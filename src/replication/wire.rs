@@ -68,6 +68,8 @@ pub const EPOCH: &str = "X-TWINPI-EPOCH";
 pub const POSITIONS: &str = "/+position/";
 /// The path of a node's list of timelines.
 pub const TIMELINES: &str = "/+timelines";
+/// How far a replica's files have come, on its requests: `SERIAL:MISSING`.
+pub const FILES: &str = "X-TWINPI-FILES";
 
 /// The key of a request that is to be carried out once.
 pub const RECEIPT: &str = "X-TWINPI-RECEIPT";

@@ -3,6 +3,8 @@
 //! `chain_n = SHA-256(chain_(n-1) || n as 8 bytes big-endian || entry_n)`, with 32 zero bytes before serial 0. Two
 //! nodes with the same chain at a serial hold the same history up to it.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest as _, Sha256};
 
@@ -11,6 +13,7 @@ use crate::serial::Serial;
 
 use super::rope::{self, Segment};
 use super::txn::serial_of;
+use super::wanted::unix_ms;
 
 /// The hash of a history.
 pub type Chain = [u8; 32];
@@ -25,6 +28,15 @@ pub struct Position {
     pub serial: Serial,
     /// The chain at it.
     pub chain: Chain,
+}
+
+/// When an entry was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// When it was committed.
+    Committed(SystemTime),
+    /// When a replica applied what had been committed before.
+    Applied(SystemTime),
 }
 
 /// The chain after one more entry.
@@ -65,15 +77,38 @@ pub(super) fn append(
     last: Option<Position>,
     entry: &[u8],
     values: &[(&[u8], Vec<Segment>)],
+    written: Written,
 ) -> Result<Position> {
     let serial = Serial::following(last.map(|p| p.serial));
     let chain = link(&last.map_or(CHAIN_START, |p| p.chain), serial, entry);
     let stored = rope::store_entry(entry, values);
     let mut put = connection.prepare_cached(
-        "INSERT INTO changelog (serial, chain, is_manifest, data) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO changelog (serial, chain, is_manifest, data, committed_at, applied_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
-    put.execute(params![serial.get() as i64, chain, stored.is_manifest, stored.value])?;
+    let (committed, applied) = match written {
+        Written::Committed(at) => (Some(unix_ms(at)), None),
+        Written::Applied(at) => (None, Some(unix_ms(at))),
+    };
+    let (manifest, value) = (stored.is_manifest, stored.value);
+    put.execute(params![serial.get() as i64, chain, manifest, value, committed, applied])?;
     Ok(Position { serial, chain })
+}
+
+/// When an entry was written; `None` if that was not noted.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails.
+pub(super) fn written(connection: &Connection, serial: Serial) -> Result<Option<Written>> {
+    let mut query = connection
+        .prepare_cached("SELECT committed_at, applied_at FROM changelog WHERE serial = ?1")?;
+    let row =
+        query.query_row([serial.get() as i64], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    Ok(match row {
+        Some((Some(committed), _)) => Some(Written::Committed(from_unix_ms(committed))),
+        Some((None, Some(applied))) => Some(Written::Applied(from_unix_ms(applied))),
+        _ => None,
+    })
 }
 
 /// Entries from `from` up to `to`, at least one if there is one, stopping after the one that brings their bytes
@@ -109,6 +144,10 @@ pub(super) fn range(
         }
     }
     Ok(entries)
+}
+
+fn from_unix_ms(ms: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@
 //! last value of each: what a batch changes twice is written once, and neighbours share the pages that they touch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use rusqlite::Connection;
 
 use crate::error::{Error, Result};
 use crate::serial::Serial;
 
-use super::changelog::{self, Position};
+use super::changelog::{self, Position, Written};
 use super::codec::RawEntry;
 use super::key::{FILE_KEYS, FilePath};
 use super::rope::{self, Rope, Segment};
@@ -23,6 +24,8 @@ pub(super) struct Incoming<'c, 'e> {
     last: Option<Position>,
     rows: BTreeMap<&'e str, NewRow<'e>>,
     files: BTreeSet<FilePath>,
+    /// When it is applied.
+    written: Written,
 }
 
 /// A row that is to be written at the end.
@@ -38,7 +41,8 @@ impl<'c, 'e> Incoming<'c, 'e> {
     /// A batch that follows the end of the log.
     pub fn begin(sql: &'c Connection) -> Result<Self> {
         let last = changelog::position(sql)?;
-        Ok(Self { sql, last, rows: BTreeMap::new(), files: BTreeSet::new() })
+        let written = Written::Applied(SystemTime::now());
+        Ok(Self { sql, last, rows: BTreeMap::new(), files: BTreeSet::new(), written })
     }
 
     /// The end of the log, with what was added.
@@ -71,7 +75,7 @@ impl<'c, 'e> Incoming<'c, 'e> {
                 self.files.insert(path);
             }
         }
-        self.last = Some(changelog::append(self.sql, self.last, entry, &values)?);
+        self.last = Some(changelog::append(self.sql, self.last, entry, &values, self.written)?);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ const BUSY: Duration = Duration::from_secs(5);
 const STATEMENTS_CACHED: usize = 64;
 
 /// Each step brings the database from the version that is its place in this list to the next one.
-const MIGRATIONS: [&str; 3] = [FIRST, RECEIPTS, TIMELINES];
+const MIGRATIONS: [&str; 4] = [FIRST, RECEIPTS, TIMELINES, TIMES];
 
 const FIRST: &str = "
     CREATE TABLE changelog (
@@ -72,6 +72,14 @@ const TIMELINES: &str = "
         name TEXT PRIMARY KEY,
         value BLOB NOT NULL
     );
+";
+
+/// When entries were written, in milliseconds since 1970: committed by the node that wrote this, or applied by it. The
+/// files that a replica lacks are asked for by serial.
+const TIMES: &str = "
+    ALTER TABLE changelog ADD COLUMN committed_at INTEGER;
+    ALTER TABLE changelog ADD COLUMN applied_at INTEGER;
+    CREATE INDEX wanted_serial ON wanted (serial) WHERE state != 'gone';
 ";
 
 /// What a connection is for.

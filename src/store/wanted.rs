@@ -40,6 +40,18 @@ pub struct Counts {
     pub gone: u64,
 }
 
+/// How far the files of a node have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilesHere {
+    /// Up to this serial none is missing.
+    pub serial: Option<Serial>,
+    /// How many are missing; counted up to `MISSING_COUNTED_MAX`.
+    pub missing: u64,
+}
+
+/// Missing files are counted up to here: this is asked before each poll.
+pub const MISSING_COUNTED_MAX: u64 = 10_000;
+
 /// A file that could not be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -51,7 +63,7 @@ pub struct Failure {
     pub tries: u32,
 }
 
-fn unix_ms(time: SystemTime) -> i64 {
+pub(super) fn unix_ms(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
@@ -167,6 +179,27 @@ impl Store {
             failures.push(Failure { path, reason: reason.unwrap_or_default(), tries: row.get(2)? });
         }
         Ok(failures)
+    }
+
+    /// Up to which serial all files are here that are wanted; those that are gone for good do not count.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn files_up_to(&self) -> Result<FilesHere> {
+        let connection = self.pool().get()?;
+        let mut query = connection.prepare_cached(
+            "SELECT serial FROM wanted WHERE state != 'gone' ORDER BY serial LIMIT 1",
+        )?;
+        let first = query.query_row([], |row| row.get(0)).optional()?.map(serial_of).transpose()?;
+        let mut query = connection.prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM wanted WHERE state != 'gone' LIMIT ?1)",
+        )?;
+        let missing = query.query_row([MISSING_COUNTED_MAX as i64], |row| row.get::<_, i64>(0))?;
+        let last = super::txn::last_serial(&connection)?;
+        Ok(FilesHere {
+            serial: first.map_or(last, Serial::previous),
+            missing: u64::try_from(missing).unwrap_or(0),
+        })
     }
 
     /// Whether a file is listed, in whatever state.
