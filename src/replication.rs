@@ -2,7 +2,7 @@
 //!
 //! A replica promises: it applies each serial once, in order, as the master committed it; what it answers to a
 //! relayed change is visible here; bytes that do not match their record are never served; a master with another
-//! uuid than the first one is never followed. Its threads are `puller`, `fetch-queue` and `fetch-0`, `fetch-1`, ...
+//! uuid than the first one is never followed. Its threads are `puller`, `fetch-queue` and `fetch-0`, `fetch-1`, ..., and `files-report`.
 
 pub mod auth;
 mod fetcher;
@@ -14,6 +14,7 @@ mod puller;
 pub mod receipts;
 mod relay;
 pub mod replicas;
+mod report;
 mod status;
 mod through;
 pub mod wire;
@@ -90,7 +91,7 @@ pub struct Replica {
     files: Arc<Files>,
     fetcher: Fetcher,
     relay: Arc<Relay>,
-    puller: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     stop: Stop,
     started_at: SystemTime,
 }
@@ -134,11 +135,16 @@ impl Replica {
         );
         let files = Arc::new(files);
         let fetcher = Fetcher::start(&files, options.fetchers, &stop)?;
+        let reports = {
+            let (link, store, stop) = (link.clone(), writer.store().clone(), stop.clone());
+            spawn("files-report", move || report::run(&link, &store, &stop))?
+        };
         let puller = Puller::new(link.clone(), writer, hooks, stop.clone());
-        let puller = Mutex::new(Some(spawn("puller", move || puller.run())?));
+        let puller = spawn("puller", move || puller.run())?;
+        let threads = Mutex::new(vec![puller, reports]);
         let relay = Arc::new(Relay::new(link.clone(), clock, options.proxy_timeout, outside_url));
         let started_at = SystemTime::now();
-        Ok(Arc::new(Self { link, files, fetcher, relay, puller, stop, started_at }))
+        Ok(Arc::new(Self { link, files, fetcher, relay, threads, stop, started_at }))
     }
 
     /// The uuid of the master, once it is known.
@@ -235,10 +241,11 @@ impl Replica {
         self.stop.set();
         self.link.shutdown();
         self.link.poke();
-        if let Some(puller) = lock(&self.puller).take()
-            && puller.join().is_err()
-        {
-            log::error!("the puller panicked");
+        self.link.files_moved();
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            if thread.join().is_err() {
+                log::error!("a thread that follows the master panicked");
+            }
         }
         self.fetcher.join();
         self.files.stop();

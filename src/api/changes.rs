@@ -279,7 +279,6 @@ fn name_of(sight: &Sight) -> Option<&IndexName> {
 
 /// Whether a replica has a change, and the files up to it; null where it does not tell.
 fn has(replica: &Replica, serial: Serial) -> Json {
-    let files =
-        replica.files.map(|files| replica.has(serial) && Some(serial) <= files.serial);
+    let files = replica.files.map(|files| replica.has(serial) && Some(serial) <= files.serial);
     json!({"has": replica.has(serial), "files": files})
 }

@@ -201,7 +201,10 @@ impl Queue {
         }
         let writer = self.files.writer();
         let noted = match outcome {
-            Outcome::Done => Ok(()),
+            Outcome::Done => {
+                self.files.link.files_moved();
+                Ok(())
+            }
             Outcome::Gone(reason) => {
                 log::info!("{path} is not fetched: {reason}");
                 writer.fetch_gone(path, &reason)

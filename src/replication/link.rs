@@ -39,6 +39,7 @@ pub struct Link {
     signer: Signer,
     state: Mutex<Known>,
     poke: (Sender<()>, Receiver<()>),
+    files: (Sender<()>, Receiver<()>),
 }
 
 /// How it stands between this node and its master.
@@ -162,7 +163,7 @@ impl Link {
         let known = Known { uuid: recorded, ..Known::default() };
         let (url, uuid) = (url.trim_end_matches('/').to_owned(), signer.uuid().to_owned());
         let state = Mutex::new(known);
-        Self { client, url, uuid, outside_url, signer, state, poke: bounded(1) }
+        Self { client, url, uuid, outside_url, signer, state, poke: bounded(1), files: bounded(1) }
     }
 
     /// The master's URL, without a slash at its end.
@@ -246,6 +247,16 @@ impl Link {
     /// Where pokes arrive; for one listener.
     pub fn pokes(&self) -> Receiver<()> {
         self.poke.1.clone()
+    }
+
+    /// Says that a file has come, or that it is time to stop.
+    pub fn files_moved(&self) {
+        let _ = self.files.0.try_send(()); // full: the word is there already
+    }
+
+    /// Where that arrives; for one listener.
+    pub fn file_words(&self) -> Receiver<()> {
+        self.files.1.clone()
     }
 
     /// Asks the master as this replica, with a token. If the master wants one made with a fresh nonce, or in the other

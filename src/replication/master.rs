@@ -103,8 +103,10 @@ impl Master {
 
     /// Answers `GET /+position/{serial}`.
     pub fn position(&self, request: &Request, serial: u64) -> Response {
-        let answer =
-            |_| handshake::answer_position(&self.0.store, serial).unwrap_or_else(|e| broken(&e));
+        let answer = |uuid: String| {
+            self.0.replicas.hear(&uuid, request);
+            handshake::answer_position(&self.0.store, serial).unwrap_or_else(|e| broken(&e))
+        };
         self.0.admit_any(request).map_or_else(|refusal| refusal, answer)
     }
 

@@ -18,7 +18,7 @@ use crate::store::key::FilePath;
 
 use super::handshake::{self, WirePosition};
 use super::link::{self, CONNECT, Link, State};
-use super::wire;
+use super::{replicas, wire};
 
 /// A poll is parked for 30 s; devpi's replicas wait as long as this for its answer.
 const POLL: Duration = Duration::from_millis(37_500);
@@ -229,12 +229,16 @@ impl Puller {
         let position = wire::POSITION_PARAMETER;
         let target = format!("{}{due}-?{first}{position}={own}", wire::CHANGELOG);
         let timeouts = Timeouts { connect: CONNECT, response_head: POLL, per_read: READ };
-        let answer = self.link.get(&target, &[("Accept", wire::ACCEPT_STREAM)], timeouts).map_err(
-            |error| match self.link.lacks_key() {
-                true => Failure { state: State::WaitingForKey, error },
-                false => Failure { state: State::Unreachable, error },
-            },
-        )?;
+        let files = self.writer.store().files_up_to().map_err(Failure::of(State::Failing))?;
+        let files = replicas::files_word(&files);
+        let headers = [("Accept", wire::ACCEPT_STREAM), (wire::FILES, files.as_str())];
+        let answer = self.link.get(&target, &headers, timeouts).map_err(|error| {
+            let lacks_key = self.link.lacks_key();
+            Failure {
+                state: if lacks_key { State::WaitingForKey } else { State::Unreachable },
+                error,
+            }
+        })?;
         match answer.status {
             200 | 202 => Ok(answer),
             _ => Err(self.refused(answer, due)),

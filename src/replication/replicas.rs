@@ -71,6 +71,8 @@ impl Replica {
             "outside-url": self.outside_url,
             "version": self.version,
             "state": self.refusal.unwrap_or("follows"),
+            "files-serial": self.files.map(|files| Serial::wire(files.serial)),
+            "files-missing": self.files.map(|files| files.missing),
         })
     }
 }

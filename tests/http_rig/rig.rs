@@ -237,6 +237,7 @@ impl Handler for Site {
                 let (wanted, ms) =
                     request.query().split_once("&ms=").unwrap_or((request.query(), "60000"));
                 return Reply::Park(Park {
+                    bell: None,
                     wanted: Serial::new(number(wanted)).unwrap(),
                     deadline: Deadline::after(Duration::from_millis(number(ms))),
                     resume: Box::new(|| Reply::Now(Response::text(200, "resumed"))),

@@ -1,0 +1,192 @@
+"""What changed, in words; waiting for a serial; and what each node tells of the others."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from conftest import PASSWORD, Index, make_index
+from nodes import Client, wheel
+
+pytestmark = pytest.mark.ours
+
+
+def changes(client: Client, **query) -> dict:
+    pairs = "&".join(f"{name}={value}" for name, value in query.items())
+    return client.expect(200, "GET", f"/+changes?{pairs}").json()["result"]
+
+
+def words(result: dict) -> list[str]:
+    return [sentence for change in result["changes"] for sentence in change["what"]]
+
+
+def put(index: Index, node, name: str, version: str = "1.0") -> int:
+    filename, content = wheel(name, version)
+    answer = index.upload(node, name, version, filename, content)
+    assert answer.status == 200, answer.body
+    return answer.serial
+
+
+def test_changes_are_told_in_words_with_who_and_when(pair):
+    with Client(pair.master.url) as client:
+        start = client.expect(200, "GET", "/+api").serial
+        index = make_index(pair)
+        client.login(index.user, PASSWORD)
+        put(index, pair.replica, "hello")
+        client.expect(200, "PATCH", f"/{index.name}", ["volatile=False", "acl_upload=:AUTHENTICATED:"])
+        client.expect(200, "PATCH", f"/{index.user}", {"email": "a@b.example", "password": "another-one"})
+        client.basic(index.user, client.expect(200, "POST", "/+login", {"user": index.user, "password": "another-one"}).json()["result"]["password"])
+        client.expect(200, "PATCH", f"/{index.name}", ["volatile=True"])
+        client.expect(200, "DELETE", f"/{index.name}/hello/1.0")
+        last = client.expect(201, "DELETE", f"/{index.name}").serial
+        told = changes(client, since=start)
+    said = "\n".join(words(told))
+    for sentence in (
+        f"{index.user} was created",
+        f"{index.name} was created, a stage",
+        f"{index.user} uploaded hello-1.0-py3-none-any.whl to {index.name}",
+        "volatile True -> False",
+        f"the password of {index.user} was changed",
+        f"{index.user}: email changed",
+        f"hello was deleted from {index.name}",
+        f"{index.name} was deleted",
+    ):
+        assert sentence in said, said
+    assert told["next"] == told["serial"] == last
+    serials = [change["serial"] for change in told["changes"]]
+    assert serials == sorted(set(serials)) and start < serials[0]
+    upload = next(change for change in told["changes"] if "uploaded" in change["what"][0])
+    assert upload["who"] == index.user and upload["indexes"] == [index.name]
+    assert {change["time-is"] for change in told["changes"]} == {"committed"}
+    for secret in (PASSWORD, "another-one", "argon2"):
+        assert secret not in said
+
+
+def test_a_page_goes_on_where_the_last_one_ended(pair, index):
+    with Client(pair.master.url) as client:
+        since = client.expect(200, "GET", "/+api").serial
+        wanted = [put(index, pair.master, "pages", f"{n}.0") for n in range(5)]
+        seen = []
+        while len(seen) < 5:
+            page = changes(client, since=since, limit=2, index=index.name)
+            assert 1 <= len(page["changes"]) <= 2 and since < page["next"]
+            seen += [change["serial"] for change in page["changes"]]
+            since = page["next"]
+        assert seen == wanted
+        assert changes(client, since=since)["changes"] == []
+        newest = changes(client, limit=1)["changes"]
+        assert [change["serial"] for change in newest] == [wanted[-1]]
+        for bad in ("since=x", "since=-2", "limit=x", "timeout=x", "index=a/b/c"):
+            assert client.ask("GET", f"/+changes?{bad}").status == 400, bad
+        assert client.ask("GET", "/+changes?index=nobody/nothing").status == 404
+
+
+def test_a_closed_index_is_told_to_its_readers_only(pair, index):
+    with index.client(pair.master) as owner, Client(pair.master.url) as stranger:
+        owner.expect(200, "PATCH", f"/{index.name}", [f"acl_pkg_read={index.user}"])
+        since = owner.expect(200, "GET", "/+api").serial
+        serial = put(index, pair.master, "hidden")
+        assert [c["serial"] for c in changes(owner, since=since)["changes"]] == [serial]
+        told = changes(stranger, since=since)
+        assert told["changes"] == [] and told["next"] == serial
+        assert stranger.ask("GET", f"/+changes?index={index.name}").status == 401
+        owner.expect(200, "DELETE", f"/{index.name}/hidden")
+        owner.expect(201, "DELETE", f"/{index.name}")
+        assert "hidden" not in "\n".join(words(changes(stranger, since=since)))
+        assert "hidden" in "\n".join(words(changes(owner, since=since)))
+
+
+@pytest.mark.parametrize("node", ["master", "replica"])
+def test_whoever_waits_for_changes_is_told_at_once(pair, index, node):
+    node = getattr(pair, node)
+    with Client(node.url) as client:
+        since = client.expect(200, "GET", "/+api").serial
+        told = {}
+        thread = threading.Thread(
+            target=lambda: told.update(changes(client, since=since, timeout=20, index=index.name), at=time.monotonic())
+        )
+        thread.start()
+        time.sleep(0.3)
+        make_index(pair)  # of somebody else: not what is waited for
+        time.sleep(0.2)
+        assert thread.is_alive()
+        serial = put(index, pair.master, "awaited")
+        done = time.monotonic()
+        thread.join(10)
+        assert [change["serial"] for change in told["changes"]] == [serial]
+        assert told["at"] - done < 1
+        began = time.monotonic()
+        assert changes(client, since=serial, timeout=1)["changes"] == []
+        assert 0.9 < time.monotonic() - began < 3
+
+
+def test_the_master_tells_which_replica_has_a_change_and_its_files(pair, index):
+    with Client(pair.master.url) as client:
+        serial = put(index, pair.master, "spread")
+        uuid = pair_uuid(pair.replica)
+        end = time.monotonic() + 15
+        while True:
+            change = changes(client, since=serial - 1)["changes"][0]
+            if change["replicas"][uuid] == {"has": True, "files": True}:
+                break
+            assert time.monotonic() < end, change
+            time.sleep(0.05)
+        assert change["here"] == {"has": True, "files": True}
+        replica = client.expect(200, "GET", "/+status").json()["result"]["polling_replicas"][uuid]
+        assert (replica["serial"], replica["files-serial"], replica["files-missing"]) == (serial, serial, 0)
+    with Client(pair.replica.url) as client:
+        assert changes(client, since=serial - 1)["changes"][0]["here"] == {"has": True, "files": True}
+
+
+def pair_uuid(node) -> str:
+    with Client(node.url) as client:
+        return client.expect(200, "GET", "/+status").json()["result"]["uuid"]
+
+
+def test_waiting_ends_when_the_serial_is_here(pair, index):
+    serial = put(index, pair.master, "waited")
+    for node in (pair.master, pair.replica):
+        with Client(node.url) as client:
+            result = client.expect(200, "GET", f"/+wait?serial={serial}").json()["result"]
+            assert result["reached"] is True and serial <= result["node-serial"]
+            began = time.monotonic()
+            result = client.expect(504, "GET", f"/+wait?serial={serial + 1000}&timeout=1").json()["result"]
+            assert result["reached"] is False and 0.9 < time.monotonic() - began < 3
+            for bad in ("", "serial=x", "serial=-1", "serial=99999999999", f"serial={serial}&nodes=x"):
+                assert client.ask("GET", f"/+wait?{bad}").status == 400, bad
+
+
+def test_waiting_for_all_nodes(own_pair):
+    index = make_index(own_pair)
+    uuid = pair_uuid(own_pair.replica)
+    serial = put(index, own_pair.master, "everywhere")
+    for node in (own_pair.master, own_pair.replica):
+        with Client(node.url) as client:
+            result = client.expect(200, "GET", f"/+wait?serial={serial}&nodes=all").json()["result"]
+            assert [(n["uuid"], n["state"]) for n in result["nodes"]] == [(uuid, "has")]
+    with Client(own_pair.master.url) as client:
+        told = {}
+
+        def wait():
+            answer = client.ask("GET", f"/+wait?serial={serial + 1}&nodes=all&timeout=20")
+            told.update(answer.json()["result"], status=answer.status, at=time.monotonic())
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.2)
+        put(index, own_pair.master, "everywhere", "2.0")
+        done = time.monotonic()
+        thread.join(10)
+        assert told["status"] == 200 and told["at"] - done < 1
+        # One that stands still is waited for until the time is over, and named.
+        own_pair.replica.process.send_signal(19)
+        try:
+            serial = put(index, own_pair.master, "everywhere", "3.0")
+            answer = client.ask("GET", f"/+wait?serial={serial}&nodes=all&timeout=2")
+            assert answer.status == 504
+            assert [(n["uuid"], n["state"]) for n in answer.json()["result"]["nodes"]] == [(uuid, "lacks")]
+        finally:
+            own_pair.replica.process.send_signal(18)
+        client.expect(200, "GET", f"/+wait?serial={serial}&nodes=all&timeout=20")
