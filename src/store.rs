@@ -13,6 +13,7 @@ mod incoming;
 pub mod key;
 pub mod receipts;
 pub mod record;
+pub mod rewind;
 mod rope;
 pub mod schema;
 pub mod timeline;
