@@ -3,6 +3,8 @@
 //! The file is devpi's own (JSON, one object), so that a folder keeps its identity whichever server wrote it; keys
 //! that are not known here are kept.
 
+mod change;
+
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::config::RoleOption;
 use crate::error::{Context as _, Error, Result};
+
+pub use change::{Changes, Promotion};
 
 const FILE: &str = ".nodeinfo";
 
@@ -54,6 +58,8 @@ pub struct NodeInfo {
     pub master_url: Option<String>,
     /// The master's uuid, once a replica has met it.
     pub master_uuid: Option<String>,
+    /// What commands did to its role.
+    pub changes: Changes,
     /// Everything else in the file.
     rest: Map<String, Json>,
 }
@@ -87,7 +93,9 @@ impl NodeInfo {
         let master_url = take("masterurl")?;
         // Old files have the one, newer ones the other; the old one comes first as in devpi.
         let (old, new) = (take("master-uuid")?, take("primary-uuid")?);
-        Ok(Self { role: Role::parse(&role)?, uuid, master_url, master_uuid: old.or(new), rest })
+        let changes = Changes::take(&mut rest)?;
+        let (role, master_uuid) = (Role::parse(&role)?, old.or(new));
+        Ok(Self { role, uuid, master_url, master_uuid, changes, rest })
     }
 
     /// Settles the role of this start from what the folder says and what was asked for; a folder that says nothing
@@ -101,6 +109,13 @@ impl NodeInfo {
         master_url: Option<&str>,
     ) -> Result<Self> {
         let old = found.as_ref().map(|info| info.role);
+        let (asked, master_url) = match &found {
+            Some(info) => {
+                let heeded = info.without_stale(asked, master_url)?;
+                (heeded.role, heeded.master_url)
+            }
+            None => (asked, master_url),
+        };
         let role = match (asked, old) {
             (RoleOption::Auto, None) if master_url.is_some() => Role::Replica,
             (RoleOption::Auto, Some(Role::Replica)) => Role::Replica,
@@ -132,6 +147,7 @@ impl NodeInfo {
                 uuid: new_uuid()?,
                 master_url: None,
                 master_uuid: None,
+                changes: Changes::default(),
                 rest: Map::new(),
             },
         };
@@ -177,6 +193,7 @@ impl NodeInfo {
                 json.insert(key.to_owned(), value.as_str().into());
             }
         }
+        self.changes.put(&mut json);
         json.extend(self.rest.clone());
         Json::Object(json)
     }
