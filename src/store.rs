@@ -11,6 +11,7 @@ pub mod expected;
 pub mod growing;
 mod incoming;
 pub mod key;
+pub mod missing;
 pub mod receipts;
 pub mod record;
 pub mod rewind;

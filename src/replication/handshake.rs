@@ -249,6 +249,22 @@ fn json_answer(json: &Json) -> Response {
 /// # Errors
 /// `Kind::BadGateway` if it does not tell, or what it tells does not fit the history of this node.
 pub fn ask_timelines(link: &Link, store: &Store) -> Result<Vec<Timeline>> {
+    let all = tell_timelines(link)?;
+    for timeline in &all {
+        if let Some(after) = timeline.after
+            && store.chain_at(after)?.is_some_and(|chain| chain != timeline.chain)
+        {
+            return Err(bad("its timelines do not fit the history of this node"));
+        }
+    }
+    Ok(all)
+}
+
+/// Asks the master for its timelines, whether or not they fit the history of this node.
+///
+/// # Errors
+/// `Kind::BadGateway` if it does not tell.
+pub fn tell_timelines(link: &Link) -> Result<Vec<Timeline>> {
     let json = ask(link, wire::TIMELINES)?.ok_or_else(|| bad("it knows no timelines"))?;
     let read = |json: &Json| {
         Some(Timeline {
@@ -262,15 +278,7 @@ pub fn ask_timelines(link: &Link, store: &Store) -> Result<Vec<Timeline>> {
         .as_array()
         .filter(|all| all.len() <= TIMELINES_MAX)
         .and_then(|all| all.iter().map(read).collect());
-    let all = all.ok_or_else(|| bad("its timelines cannot be read"))?;
-    for timeline in &all {
-        if let Some(after) = timeline.after
-            && store.chain_at(after)?.is_some_and(|chain| chain != timeline.chain)
-        {
-            return Err(bad("its timelines do not fit the history of this node"));
-        }
-    }
-    Ok(all)
+    all.ok_or_else(|| bad("its timelines cannot be read"))
 }
 
 /// Finds the last serial at which this node and the master have the same history, in some twenty questions; `None`
@@ -322,7 +330,8 @@ fn bad(message: &str) -> Error {
     Error::new(Kind::BadGateway, format!("the master was asked for its history: {message}"))
 }
 
-fn is_id(text: &str) -> bool {
+/// Whether a text can be the id of a timeline.
+pub(super) fn is_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 

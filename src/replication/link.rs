@@ -265,28 +265,43 @@ impl Link {
     /// # Errors
     /// Those of `Client::request`; `Kind::Unavailable` while the key for the token is being derived.
     pub fn get(&self, target: &str, extra: &[(&str, &str)], timeouts: Timeouts) -> Result<Answer> {
+        self.ask("GET", target, extra, timeouts)
+    }
+
+    /// As `get`, with another method and no body.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        extra: &[(&str, &str)],
+        timeouts: Timeouts,
+    ) -> Result<Answer> {
         let manner = self.manner();
-        let answer = self.get_once(manner, target, extra, timeouts)?;
+        let answer = self.ask_once(manner, method, target, extra, timeouts)?;
         let is_stale = answer.status == 401 && answer.headers.has(wire::NONCE);
         let is_other = REFUSALS.contains(&answer.status) && self.manner() != manner;
         if !is_stale && !is_other {
             return Ok(answer);
         }
         drain(answer);
-        self.get_once(self.manner(), target, extra, timeouts)
+        self.ask_once(self.manner(), method, target, extra, timeouts)
     }
 
-    fn get_once(
+    fn ask_once(
         &self,
         manner: Manner,
+        method: &str,
         target: &str,
         extra: &[(&str, &str)],
         timeouts: Timeouts,
     ) -> Result<Answer> {
         let mut headers = self.headers();
-        headers.extend(self.signer.authorize(manner, "GET", target)?);
+        headers.extend(self.signer.authorize(manner, method, target)?);
         headers.extend(extra.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
-        let answer = self.send("GET", target, &headers, ClientBody::None, timeouts)?;
+        let answer = self.send(method, target, &headers, ClientBody::None, timeouts)?;
         self.signer.learn(&answer.headers);
         Ok(answer)
     }

@@ -18,6 +18,7 @@ use crate::store::key::FilePath;
 
 use super::handshake::{self, WirePosition};
 use super::link::{self, CONNECT, Link, State};
+use super::seen::{Diary, Seen};
 use super::{replicas, wire};
 
 /// A poll is parked for 30 s; devpi's replicas wait as long as this for its answer.
@@ -64,6 +65,7 @@ pub struct Puller {
     is_first: bool,
     /// The head of the master for which the last common serial was asked.
     probed: Option<Option<Serial>>,
+    diary: Diary,
 }
 
 /// Why a round failed.
@@ -107,11 +109,22 @@ struct Batch {
 impl Puller {
     /// A puller that has not begun.
     pub fn new(link: Arc<Link>, writer: Arc<Writer>, hooks: Hooks, stop: Stop) -> Self {
-        Self { link, writer, hooks, stop, is_first: true, probed: None }
+        Self { link, writer, hooks, stop, is_first: true, probed: None, diary: Diary::default() }
     }
 
     /// Follows the master until the stop, or until it turns out to be another one.
     pub fn run(mut self) {
+        self.follow();
+        self.note_seen(true);
+    }
+
+    /// Writes down what the master is at, for the day on which it is gone.
+    fn note_seen(&mut self, is_last: bool) {
+        let seen = Seen::of(self.link.url(), &self.link.known());
+        self.diary.note(&self.writer, seen, is_last);
+    }
+
+    fn follow(&mut self) {
         let mut pause = PAUSES.0;
         let mut is_empty = false;
         while !self.stop.is_set() {
@@ -205,6 +218,7 @@ impl Puller {
             return Ok(Round::Foreign);
         }
         self.link.note_serial(serial);
+        self.note_seen(false);
         if let Some(theirs) = &theirs {
             self.learn_timelines(theirs)?;
             self.record(&uuid).map_err(Failure::of(State::Failing))?;

@@ -66,6 +66,8 @@ pub const STATE: &str = "X-TWINPI-STATE";
 pub const EPOCH: &str = "X-TWINPI-EPOCH";
 /// The path below which a node tells its chain at a serial.
 pub const POSITIONS: &str = "/+position/";
+/// The path under which a newer master tells an older one that it is replaced.
+pub const FENCE: &str = "/+fence";
 /// The path of a node's list of timelines.
 pub const TIMELINES: &str = "/+timelines";
 /// How far a replica's files have come, on its requests: `SERIAL:MISSING`.

@@ -226,6 +226,26 @@ impl Blobs {
         }
     }
 
+    /// Puts a second name of a file at a place outside, or a copy where the file system allows no second name; false if
+    /// the file is not here. What stands at the place is replaced.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn copy_to(&self, path: &FilePath, place: &Path) -> Result<bool> {
+        let held = self.place_of(path);
+        if !held.is_file() {
+            return Ok(false);
+        }
+        let _ = fs::remove_file(place); // mostly nothing is there
+        let folder = place.parent().unwrap_or(place);
+        if fs::hard_link(&held, place).is_err() {
+            fs::copy(&held, place).context(|| format!("copying {path}"))?;
+            File::open(place)?.sync_all()?;
+        }
+        sync_folder(folder)?;
+        Ok(true)
+    }
+
     /// The length of a file in bytes; `None` if it is not here.
     pub fn size(&self, path: &FilePath) -> Option<u64> {
         fs::metadata(self.place_of(path)).ok().filter(fs::Metadata::is_file).map(|m| m.len())

@@ -160,6 +160,18 @@ impl Writer {
         self.local(|sql| write_local(sql, name, value))
     }
 
+    /// Sets a value that is this node's own without syncing it: a power cut may cost it.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn note_local_value(&self, name: &str, value: &[u8]) -> Result<()> {
+        let connection = lock(&self.connection);
+        connection.pragma_update(None, "synchronous", "normal")?;
+        let written = write_local(&connection, name, Some(value));
+        connection.pragma_update(None, "synchronous", "full")?;
+        written
+    }
+
     /// Begins a new timeline at the end of the log: what is committed from now on is this node's. A fence falls.
     ///
     /// # Errors
