@@ -19,6 +19,7 @@ use crate::config::settings::{Given, Settings};
 use crate::config::{Config, Refused, RoleOption};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
+use crate::server::change::Change;
 use crate::server::{self, InitOptions};
 
 use args::{Command, Twinpi};
@@ -139,8 +140,11 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         Program::Init => args::Init::from_args(&[shown], &rest).map(Command::Init),
         Program::GenSecret => args::GenSecret::from_args(&[shown], &rest).map(Command::GenSecret),
         Program::Passwd => args::Passwd::from_args(&[shown], &rest).map(Command::Passwd),
+        Program::Promote => args::Promote::from_args(&[shown], &rest).map(Command::Promote),
+        Program::Demote => args::Demote::from_args(&[shown], &rest).map(Command::Demote),
+        Program::Follow => args::Follow::from_args(&[shown], &rest).map(Command::Follow),
     };
-    let (mut given, user) = match command.map_err(early)? {
+    let (mut given, operand) = match command.map_err(early)? {
         Command::Serve(serve) if serve.version => return Err(Outcome::Printed(version(shown))),
         Command::Serve(serve) => (serve.given(), None),
         Command::Init(init) => (init.given(), None),
@@ -149,6 +153,12 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         Command::Passwd(passwd) => {
             let user = passwd.user.clone();
             (passwd.given(), user)
+        }
+        Command::Promote(promote) => (promote.given(), None),
+        Command::Demote(demote) => (demote.given(), None),
+        Command::Follow(follow) => {
+            let url = follow.url.clone();
+            (follow.given(), url)
         }
     };
     given.extend(plain.idle);
@@ -167,7 +177,10 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
             init_options(&settings, &config).and_then(|options| server::init(config, options))
         }
         Program::GenSecret => gen_secret(&settings, &config),
-        Program::Passwd => passwd(config, user),
+        Program::Passwd => passwd(config, operand),
+        Program::Promote | Program::Demote | Program::Follow => {
+            return change(program, &settings, &config, operand);
+        }
     }?)
 }
 
@@ -246,6 +259,30 @@ fn gen_secret(settings: &Settings, config: &Config) -> Result<()> {
     }
     Secret::load(path)?;
     log::info!("the secret file is in order");
+    Ok(())
+}
+
+/// Changes the role of a node, or tells what that would cost.
+fn change(
+    program: Program,
+    settings: &Settings,
+    config: &Config,
+    operand: Option<String>,
+) -> std::result::Result<(), Outcome> {
+    let missing = |what: &str| Refused::Usage(format!("say which node to follow: {what}"));
+    let change = match program {
+        Program::Promote if settings.flag("plan")? => Change::Plan,
+        Program::Promote => Change::Promote { is_loss_accepted: settings.flag("accept-loss")? },
+        Program::Demote => {
+            Change::Demote(config.master_url.clone().ok_or_else(|| missing("--primary-url URL"))?)
+        }
+        _ => Change::Follow(operand.ok_or_else(|| missing("its URL"))?),
+    };
+    let done = server::change::run(config, &change)?;
+    match settings.flag("json")? {
+        true => println!("{:#}", done.json),
+        false => println!("{}", done.text),
+    }
     Ok(())
 }
 

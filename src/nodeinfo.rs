@@ -30,7 +30,8 @@ pub enum Role {
 }
 
 impl Role {
-    fn as_str(self) -> &'static str {
+    /// Its name in the file.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
             Self::Master => "primary",

@@ -48,6 +48,7 @@ use link::Link;
 use puller::{Hooks, Puller};
 use receipts::{Fate, Key};
 use relay::Relay;
+use seen::Seen;
 use through::Unknown;
 
 pub use files::Sidecar;
@@ -218,6 +219,12 @@ impl Replica {
         is_heard
             && known.trouble.is_none()
             && known.serial == Some(self.files.store().clock().now())
+    }
+
+    /// The master as it was heard of last, in this run or before.
+    pub fn seen(&self) -> Option<Seen> {
+        let now = Seen::of(self.link.url(), &self.link.known());
+        now.or_else(|| Seen::load(self.files.store()).ok().flatten())
     }
 
     /// What is known of the master, the log and the files.

@@ -1,10 +1,17 @@
 //! Puts a node together: opens the store, builds the parts in order, waits for a signal, and takes them apart in
 //! reverse order. The one module that knows all others.
 
+pub mod change;
+mod control;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
+use change::{Hands, Ordered};
+use control::Control;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -24,6 +31,7 @@ use crate::names::UserName;
 use crate::nodeinfo::{NodeInfo, Role};
 use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::{Gate, Signer};
+use crate::replication::herald::Herald;
 use crate::replication::master::Met;
 use crate::replication::{Master, Replica, ReplicaOptions};
 use crate::secret::{Argon2Cost, DevpiKeys, LoginTokens, ReplicaUuid, Secret};
@@ -47,6 +55,7 @@ pub const EXIT_FOREIGN_MASTER: i32 = 3;
 enum End {
     Signal,
     Fatal(String),
+    Change(Ordered),
 }
 
 /// Locks the folder for this process.
@@ -117,32 +126,33 @@ pub fn serve(config: Config) -> Result<()> {
             dir.display()
         )));
     }
-    let _lock = lock_folder(dir)?;
-    let found = NodeInfo::load(dir)?;
-    let was_replica = found.as_ref().is_some_and(|found| found.role == Role::Replica);
-    let info = NodeInfo::settle(found, config.role, config.master_url.as_deref())?;
+    let lock = lock_folder(dir)?;
     let secret = match &config.secretfile {
         Some(path) => Secret::load(path)?,
         None => Secret::generate()?,
     };
     let readers = u32::try_from(config.threads + READERS_EXTRA).unwrap_or(u32::MAX);
     let (store, writer) = store::open(dir, readers)?;
-    let is_promoted = was_replica && info.role != Role::Replica;
-    if info.role != Role::Replica && (is_promoted || store.timelines().is_empty()) {
-        writer.begin_timeline()?;
-    }
-    info.save(dir)?;
+    let info = change::settle(&config, &writer)?;
     recover(dir, &store)?;
     let (ends, ended) = bounded(4);
     watch_signals(ends.clone())?;
-    let node = node(&config, &info, &store, Arc::new(writer), &secret, ends)?;
+    let writer = Arc::new(writer);
+    let herald = herald(&config, &info, &writer, &secret)?;
+    let node = node(&config, &info, &store, writer, &secret, ends.clone())?;
     let app = Arc::new(app(&config, &info, &store, node, &secret)?);
     let server =
         Server::start(http_options(&config), Arc::new(Api(app.clone())), store.clock().clone())?;
     app.http.get_or_init(|| server.watcher());
+    let control = control(&app, &info, &secret, ends)?;
     announce(&config, &info, &server);
     let end = wait(&ended);
+    if let (End::Change(_), Node::Replica(replica)) = (&end, &app.node) {
+        replica.stop(); // whatever waits for the former master waits for nothing
+    }
+    control.stop();
     stop(&app, &server);
+    herald.iter().for_each(Herald::stop);
     fs::remove_file(dir.join(RUNNING))?;
     match end {
         End::Signal => Ok(()),
@@ -150,7 +160,62 @@ pub fn serve(config: Config) -> Result<()> {
             log::error!("{why}");
             std::process::exit(EXIT_FOREIGN_MASTER)
         }
+        End::Change(ordered) => {
+            drop((app, server, store));
+            let hands = Hands { config: &config, secret: Some(&secret) };
+            change::obey(&hands, dir, &ordered);
+            drop((ordered, lock));
+            Err(begin_again())
+        }
     }
+}
+
+/// Begins this program anew in the same process, with the same arguments: all that the old role left behind is gone.
+fn begin_again() -> Error {
+    let mut args = std::env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(args.next().unwrap_or_default()).args(args);
+    Error::internal("the program cannot be started again").caused_by(command.exec())
+}
+
+/// The thread that tells former masters that they are replaced.
+fn herald(
+    config: &Config,
+    info: &NodeInfo,
+    writer: &Arc<Writer>,
+    secret: &Secret,
+) -> Result<Option<Herald>> {
+    let uuid = ReplicaUuid::parse(&info.uuid);
+    let (Role::Master, Some(uuid), Some(_)) = (info.role, uuid, &config.secretfile) else {
+        return Ok(None);
+    };
+    let client = ClientOptions {
+        replica_cert: config.replica_cert.clone(),
+        user_agent: format!("twinpi/{}", env!("CARGO_PKG_VERSION")),
+        ..ClientOptions::default()
+    };
+    let signer = || Signer::new(secret, uuid.clone());
+    let (former, url) = (&info.changes.former, config.outside_url.as_deref());
+    Herald::start(writer, former, url, &client, signer)
+}
+
+/// Takes commands from whoever may write to the folder.
+fn control(app: &Arc<App>, info: &NodeInfo, secret: &Secret, ends: Sender<End>) -> Result<Control> {
+    let (app, info, secret) = (Arc::downgrade(app), info.clone(), secret.clone());
+    let dir = app.upgrade().map(|app| app.config.serverdir.clone()).unwrap_or_default();
+    let answer = move |request: &_, client| {
+        let Some(app) = app.upgrade() else { return };
+        let hands = Hands { config: &app.config, secret: Some(&secret) };
+        let seen = || match &app.node {
+            Node::Replica(replica) => replica.seen(),
+            Node::Master { .. } => None,
+        };
+        let ordered = change::answer(&hands, (&info, &app.store), seen, request, client);
+        if let Some(ordered) = ordered {
+            drop(ends.try_send(End::Change(ordered)));
+        }
+    };
+    Control::start(&dir, Box::new(answer))
 }
 
 fn node(

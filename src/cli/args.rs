@@ -240,6 +240,101 @@ command! {
     }
 }
 
+command! {
+    /// Makes a replica the master: it takes changes from then on, other replicas can follow it, and the former master is
+    /// told that it is replaced. With --plan it only tells what would be lost.
+    #[argh(subcommand, name = "promote", help_triggers("-h", "--help"), usage = "[--plan] [options]")]
+    #[argh(example = "{command_name} --serverdir /srv/index --plan\n\
+        {command_name} --serverdir /srv/index")]
+    #[argh(note = "Run it on the replica's machine, as the user who owns the folder; whether the node runs or not. A running one\n\
+        changes its role within the process. Its old options may stay for now: they do not turn it back.")]
+    Promote
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+    }
+    switches {
+        /// tell what it would cost, and do nothing
+        plan;
+        /// do it also if changes of the master are known to be lost by it
+        accept_loss;
+        /// print JSON
+        json;
+        /// log details
+        debug;
+    }
+    positional {}
+}
+
+command! {
+    /// Makes a node follow another one, whatever it was: a former master, or a replica whose history went another way.
+    /// What this node alone has is saved in a folder below its own and taken back.
+    #[argh(subcommand, name = "demote", help_triggers("-h", "--help"), usage = "--primary-url URL [options]")]
+    #[argh(example = "{command_name} --serverdir /srv/index --primary-url http://new-master:3141 --secretfile /etc/index/secret")]
+    #[argh(note = "Run it on the node's machine, as the user who owns the folder; whether the node runs or not.")]
+    Demote
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+        /// the node to follow (also --master-url, --master)
+        primary_url: Option;
+        #[argh(hidden_help)]
+        /// the same
+        master_url: Option;
+        #[argh(hidden_help)]
+        /// the same
+        master: Option;
+        /// file with the secret that all nodes share; a running node has it already
+        secretfile: Option;
+        /// certificate and key (PEM) to show to the other node
+        replica_cert: Option;
+    }
+    switches {
+        /// print JSON
+        json;
+        /// log details
+        debug;
+    }
+    positional {}
+}
+
+command! {
+    /// Makes a replica follow another node from now on: a master that was promoted, or another replica. Nothing is copied
+    /// anew: it goes on where it is.
+    #[argh(subcommand, name = "follow", help_triggers("-h", "--help"), usage = "[options] URL")]
+    #[argh(example = "{command_name} --serverdir /srv/index http://new-master:3141")]
+    Follow
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+    }
+    switches {
+        /// print JSON
+        json;
+        /// log details
+        debug;
+    }
+    positional {
+        /// the node to follow
+        url;
+    }
+}
+
 /// A private Python package index that replicates.
 #[derive(FromArgs, Debug)]
 #[argh(help_triggers("-h", "--help"))]
@@ -270,6 +365,12 @@ pub enum Command {
     GenSecret(GenSecret),
     /// Set a password.
     Passwd(Passwd),
+    /// Make a replica the master.
+    Promote(Promote),
+    /// Make a node follow another one, and save what it alone has.
+    Demote(Demote),
+    /// Make a replica follow another master.
+    Follow(Follow),
     /// Make, list and revoke access tokens.
     Token(super::token::Token),
 }

@@ -28,7 +28,9 @@ const PROGRAMS: &[(&str, &str, Called)] = &[
     ("fsck", "devpi-fsck", Called::NotYet("fsck")),
     ("gen-config", "devpi-gen-config", Called::NotYet("gen-config")),
     ("clear-search-index", "devpi-clear-search-index", Called::NotYet("clear-search-index")),
-    ("promote", "", Called::NotYet("promote")),
+    ("promote", "", Called::Program(Program::Promote)),
+    ("demote", "", Called::Program(Program::Demote)),
+    ("follow", "", Called::Program(Program::Follow)),
     ("verify", "", Called::NotYet("verify")),
 ];
 

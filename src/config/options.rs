@@ -3,7 +3,7 @@
 //! The command line, the environment and the file are read against this one table, so that no option can be
 //! ignored in silence: it works, or it is refused, or a warning says why it has no meaning.
 
-use Program::{GenSecret, Init, Passwd, Serve};
+use Program::{Demote, Follow, GenSecret, Init, Passwd, Promote, Serve};
 use Stand::{Idle, Missing, Works};
 use Takes::{Many, Nothing, One};
 
@@ -18,6 +18,12 @@ pub enum Program {
     GenSecret,
     /// Sets a password.
     Passwd,
+    /// Makes a replica the master.
+    Promote,
+    /// Makes a node follow another one.
+    Demote,
+    /// Makes a replica follow another master.
+    Follow,
 }
 
 /// What follows an option.
@@ -70,12 +76,17 @@ impl Opt {
     }
 }
 
-const ALL: &[Program] = &[Serve, Init, GenSecret, Passwd];
+const ALL: &[Program] = &[Serve, Init, GenSecret, Passwd, Promote, Demote, Follow];
 const SERVE: &[Program] = &[Serve];
 const INIT: &[Program] = &[Init];
 const NODE: &[Program] = &[Serve, Init];
-const STORAGE: &[Program] = &[Serve, Init, Passwd];
+const MASTER_URL: &[Program] = &[Serve, Init, Demote];
+const PROMOTE: &[Program] = &[Promote];
+const CHANGE: &[Program] = &[Promote, Demote, Follow];
+const STORAGE: &[Program] = &[Serve, Init, Passwd, Promote, Demote, Follow];
 const SECRET: &[Program] = &[Serve, GenSecret];
+const SECRET_FILE: &[Program] = &[Serve, GenSecret, Demote];
+const CERT: &[Program] = &[Serve, Demote];
 
 /// Keys that a shared file may hold for programs which this version does not have.
 const KNOWN_ELSEWHERE: &[&str] =
@@ -99,9 +110,9 @@ pub const OPTIONS: &[Opt] = &[
         Idle("the store reads values directly and sizes its own cache"),
     ),
     opt("role", One, NODE, Works),
-    opt("primary-url", One, NODE, Works),
-    opt("master-url", One, NODE, Works),
-    opt("master", One, NODE, Works),
+    opt("primary-url", One, MASTER_URL, Works),
+    opt("master-url", One, MASTER_URL, Works),
+    opt("master", One, MASTER_URL, Works),
     opt("version", Nothing, SERVE, Works),
     opt("passwd", One, SERVE, Missing("use `twinpi passwd USER`")),
     opt("host", One, SERVE, Works),
@@ -127,9 +138,9 @@ pub const OPTIONS: &[Opt] = &[
     opt("file-replication-threads", One, SERVE, Works),
     opt("file-replication-skip-indexes", One, SERVE, Works),
     opt("proxy-timeout", One, SERVE, Works),
-    opt("replica-cert", One, SERVE, Works),
+    opt("replica-cert", One, CERT, Works),
     opt("no-replica-streaming", Nothing, SERVE, Idle("a replica takes what the master offers")),
-    opt("secretfile", One, SECRET, Works),
+    opt("secretfile", One, SECRET_FILE, Works),
     opt("argon2-memory-cost", One, SECRET, Works),
     opt("argon2-parallelism", One, SECRET, Works),
     opt("argon2-time-cost", One, SECRET, Works),
@@ -145,6 +156,9 @@ pub const OPTIONS: &[Opt] = &[
     opt("root-pypi-url", One, INIT, Works),
     opt("root-passwd", One, INIT, Works),
     opt("root-passwd-hash", One, INIT, Works),
+    opt("plan", Nothing, PROMOTE, Works),
+    opt("accept-loss", Nothing, PROMOTE, Works),
+    opt("json", Nothing, CHANGE, Works),
 ];
 
 #[cfg(test)]
