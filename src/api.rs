@@ -74,6 +74,8 @@ pub struct App {
     pub store: Arc<Store>,
     /// Writing or following.
     pub node: Node,
+    /// On a replica, answers to replicas of its own.
+    pub below: Option<Master>,
     /// What other servers have.
     pub mirrors: Arc<Mirrors>,
     /// Uploads to other servers.
@@ -106,6 +108,13 @@ impl App {
             Node::Replica(replica) => replica.master_uuid().unwrap_or_default(),
         };
         wire::Identity { uuid: self.uuid.clone(), master_uuid }
+    }
+    /// What answers replicas, if this node may have any.
+    pub fn serves(&self) -> Option<&Master> {
+        match &self.node {
+            Node::Master { changelog, .. } => changelog.as_ref(),
+            Node::Replica(_) => self.below.as_ref(),
+        }
     }
     /// Refuses `who` unless `what` is allowed.
     ///
@@ -149,17 +158,20 @@ fn answer(app: &Arc<App>, mut request: Request) -> Reply {
 struct Facts {
     is_json: bool,
     is_relay: bool,
+    /// Whether a node of ours asks.
+    is_twin: bool,
     /// Headers for the next request of a replica.
     lent: Vec<(Cow<'static, str>, Cow<'static, str>)>,
 }
 
 fn request_facts(app: &App, request: &Request) -> Facts {
     let mut lent = Response::new(200);
-    if let Node::Master { changelog: Some(master), .. } = &app.node {
+    if let Some(master) = app.serves() {
         master.lend_nonce(request, &mut lent);
     }
-    let is_relay = request.headers.has(wire::RELAY);
-    Facts { is_json: ask::is_json(request), is_relay, lent: lent.headers }
+    let headers = &request.headers;
+    let (is_relay, is_twin) = (headers.has(wire::RELAY), headers.has(wire::TWINPI_VERSION));
+    Facts { is_json: ask::is_json(request), is_relay, is_twin, lent: lent.headers }
 }
 
 fn strip_prefix(app: &App, request: &mut Request) {
@@ -182,18 +194,17 @@ fn dispatch(app: &Call, request: Request) -> Result<Reply> {
             _ => return Err(error),
         },
     };
+    if route.access() == Access::Replicate
+        && let Some(master) = app.serves()
+    {
+        return Ok(replicate(app, master, &request, &route));
+    }
+    if route.access() == Access::Write {
+        check_epoch(app, &request)?;
+    }
     match (&app.node, &route) {
         (Node::Replica(replica), route) if route.access() == Access::Write => {
             Ok(replica.relay(request))
-        }
-        (Node::Master { changelog: Some(master), .. }, Route::Changelog { serial, onwards }) => {
-            Ok(master.changelog(&request, *serial, *onwards))
-        }
-        (Node::Master { changelog: Some(master), .. }, Route::Position(serial)) => {
-            Ok(Reply::Now(master.position(&request, *serial)))
-        }
-        (Node::Master { changelog: Some(master), .. }, Route::Timelines) => {
-            Ok(Reply::Now(master.timelines(&request)))
         }
         // An installer takes "not found" for leave to look elsewhere, where anybody may have put that name. So a
         // replica says it of a project only if it is up to date or the master agrees.
@@ -207,6 +218,34 @@ fn dispatch(app: &Call, request: Request) -> Result<Reply> {
             }
         }
         _ => handle(app, request, route),
+    }
+}
+
+/// Answers another node.
+fn replicate(app: &App, master: &Master, request: &Request, route: &Route) -> Reply {
+    Reply::Now(match route {
+        Route::Changelog { serial, onwards } => {
+            return master.changelog(request, *serial, *onwards);
+        }
+        Route::Position(serial) => master.position(request, *serial),
+        // A replica has nothing that could be fenced.
+        Route::Fence if matches!(app.node, Node::Master { .. }) => master.fence(request),
+        Route::Fence => wire::failure(200, "this node is a replica"),
+        _ => master.timelines(request),
+    })
+}
+
+/// Refuses what a node relayed that knows a newer master: this one must not carry it out.
+fn check_epoch(app: &App, request: &Request) -> Result<()> {
+    let Some(epoch) = request.headers.get(wire::EPOCH) else { return Ok(()) };
+    let own = app.store.epoch();
+    match epoch.trim().parse::<u64>() {
+        Ok(epoch) if epoch <= own || matches!(app.node, Node::Replica(_)) => Ok(()),
+        Ok(epoch) => Err(Error::conflict(format!(
+            "nothing was changed: the node that relayed this knows of a master with epoch {epoch}, and this one is at \
+             epoch {own}"
+        ))),
+        Err(_) => Err(Error::invalid("the epoch is no number")),
     }
 }
 
@@ -269,7 +308,7 @@ fn run(app: &Call, mut request: Request, route: Route) -> Result<Reply> {
             }
             _ => projects::show_version(app, request, &index, &project, version),
         },
-        Route::Changelog { .. } | Route::Position(_) | Route::Timelines => {
+        Route::Changelog { .. } | Route::Position(_) | Route::Timelines | Route::Fence => {
             Err(Error::forbidden("Replication protocol disabled"))
         }
         Route::Unsupported(what) => Err(unsupported(what)),
@@ -306,6 +345,9 @@ fn sign(app: &App, facts: &Facts, mut response: Response) -> Response {
         if response.header(name).is_none() {
             response.headers.push((name.clone(), value.clone()));
         }
+    }
+    if let (true, Node::Replica(replica)) = (facts.is_twin, &app.node) {
+        response = replica.mark(response);
     }
     wire::identify(&mut response, &app.identity(), app.store.clock().now());
     response.with_header(wire::TWINPI_VERSION, wire::THIS_VERSION)

@@ -34,7 +34,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::client::{Answer, Client, ClientOptions, Timeouts};
 use crate::http::range::Wanted;
 use crate::http::request::Request;
-use crate::http::response::{self, Reply};
+use crate::http::response::{self, Reply, Response};
 use crate::http::resume::Ask;
 use crate::stop::{Stop, spawn};
 use crate::store::Writer;
@@ -122,7 +122,6 @@ impl Replica {
             options.master_uuid,
         ));
         let (writer, stop, skip) = (options.writer, Stop::new(), Skip(options.skip_indexes));
-        let clock = writer.store().clock().clone();
         let twin = writer.store().local_value(link::TWIN_MASTER)?;
         let twin = twin.and_then(|uuid| String::from_utf8(uuid).ok());
         link.note(|known| known.twin = twin);
@@ -148,7 +147,8 @@ impl Replica {
         let puller = Puller::new(link.clone(), writer, hooks, stop.clone());
         let puller = spawn("puller", move || puller.run())?;
         let threads = Mutex::new(vec![puller, reports]);
-        let relay = Arc::new(Relay::new(link.clone(), clock, options.proxy_timeout, outside_url));
+        let store = files.store().clone();
+        let relay = Arc::new(Relay::new(link.clone(), store, options.proxy_timeout, outside_url));
         let started_at = SystemTime::now();
         Ok(Arc::new(Self { link, files, fetcher, relay, threads, stop, started_at }))
     }
@@ -218,7 +218,19 @@ impl Replica {
             known.updated_at.and_then(|at| at.elapsed().ok()).is_some_and(|ago| ago < HEARD);
         is_heard
             && known.trouble.is_none()
+            && !known.is_stale
             && known.serial == Some(self.files.store().clock().now())
+    }
+
+    /// Marks an answer to another node, which may follow this one: over whom the log comes to it.
+    pub fn mark(&self, response: Response) -> Response {
+        let mut path = self.link.known().path;
+        path.push(self.link.uuid().to_owned());
+        let response = response.with_header(wire::PATH, path.join(", "));
+        match self.is_current() {
+            true => response,
+            false => response.with_header(wire::STALE, wire::YES),
+        }
     }
 
     /// The master as it was heard of last, in this run or before.

@@ -88,7 +88,7 @@ fn app(
     config: &Config,
     info: &NodeInfo,
     store: &Arc<Store>,
-    node: Node,
+    (node, below): (Node, Option<Master>),
     secret: &Secret,
 ) -> Result<App> {
     let source = match &node {
@@ -100,6 +100,7 @@ fn app(
         transfer: Transfer::new(config)?,
         store: store.clone(),
         node,
+        below,
         uuid: info.uuid.clone(),
         passwords: Passwords::new()?,
         tokens: LoginTokens::new(secret),
@@ -140,7 +141,8 @@ pub fn serve(config: Config) -> Result<()> {
     let writer = Arc::new(writer);
     let herald = herald(&config, &info, &writer, &secret)?;
     let node = node(&config, &info, &store, writer, &secret, ends.clone())?;
-    let app = Arc::new(app(&config, &info, &store, node, &secret)?);
+    let below = below(&config, &node, &store, &secret)?;
+    let app = Arc::new(app(&config, &info, &store, (node, below), &secret)?);
     let server =
         Server::start(http_options(&config), Arc::new(Api(app.clone())), store.clock().clone())?;
     app.http.get_or_init(|| server.watcher());
@@ -261,6 +263,23 @@ fn node(
         sidecar: Arc::new(sidecar(store.clone())),
     };
     Ok(Node::Replica(Replica::start(options)?))
+}
+
+/// What answers the replicas of a replica.
+fn below(
+    config: &Config,
+    node: &Node,
+    store: &Arc<Store>,
+    secret: &Secret,
+) -> Result<Option<Master>> {
+    let Node::Replica(replica) = node else { return Ok(None) };
+    if config.secretfile.is_none() {
+        return Ok(None);
+    }
+    let gate = Gate::new(secret, devpi_keys(config, secret))?;
+    let replica = Arc::downgrade(replica);
+    let uuid = move || replica.upgrade().and_then(|r| r.master_uuid()).unwrap_or_default();
+    Ok(Some(Master::below(store.clone(), gate, uuid)))
 }
 
 /// Ends this node's right to write when it meets a newer master.

@@ -21,7 +21,7 @@ use crate::store::key::{self, FilePath};
 use crate::store::txn::{Read, ReadTxn};
 
 use super::route::{DocPage, FileVerb, Route, Verb};
-use super::{App, Node, auth};
+use super::{App, auth};
 
 /// Whether what is made from these indexes is the same for everybody, so that it may be kept under an address alone.
 pub fn is_open(order: &[Index]) -> bool {
@@ -88,6 +88,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Changelog { .. }
         | Route::Position(_)
         | Route::Timelines
+        | Route::Fence
         | Route::User(..)
         | Route::Tokens(_)
         | Route::TokenCreate(_)
@@ -177,7 +178,7 @@ fn project_of(app: &App, route: &Route) -> Result<Option<ProjectName>> {
 /// Who sent a request; a replica if it proves to be one.
 fn identify(app: &App, request: &Request) -> Result<Identity> {
     if request.headers.has(wire::REPLICA_UUID)
-        && let Node::Master { changelog: Some(master), .. } = &app.node
+        && let Some(master) = app.serves()
         && let Ok(Some(_)) = master.replica_of(request)
     {
         return Ok(Identity::Replica);

@@ -28,6 +28,8 @@ pub enum Route {
     Position(u64),
     /// `GET /+timelines`
     Timelines,
+    /// `POST /+fence`
+    Fence,
     /// `GET /+changelog/N` and `/+changelog/N-`
     Changelog {
         /// The serial asked for.
@@ -132,7 +134,9 @@ impl Route {
     /// Where it may be served.
     pub fn access(&self) -> Access {
         match self {
-            Self::Changelog { .. } | Self::Position(_) | Self::Timelines => Access::Replicate,
+            Self::Changelog { .. } | Self::Position(_) | Self::Timelines | Self::Fence => {
+                Access::Replicate
+            }
             Self::TokenCreate(_) | Self::TokenRevoke(..) => Access::Write,
             Self::Login | Self::Submit(_) | Self::Refresh(..) => Access::Write,
             Self::User(verb, _)
@@ -192,6 +196,7 @@ impl Route {
                 number(serial).map(Self::Position).ok_or_else(absent)
             }
             ["+timelines"] if method == Method::Get => Ok(Self::Timelines),
+            ["+fence"] if method == Method::Post => Ok(Self::Fence),
             ["+receipt", key] if method == Method::Get => Ok(Self::Receipt((*key).to_owned())),
             ["+search" | "+searchhelp", ..] => Ok(Self::Unsupported("search")),
             [user, "+tokens", rest @ ..] => tokens(method, user, rest).ok_or_else(absent),

@@ -102,6 +102,10 @@ pub struct Known {
     pub common: Option<Option<Serial>>,
     /// How many batches of entries did not have the chain that the master named.
     pub rejected: u64,
+    /// The replicas between the master and this node, if it follows one of them.
+    pub path: Vec<String>,
+    /// Whether the replica that is followed is not current itself.
+    pub is_stale: bool,
     /// Its uuid, once it was recorded.
     pub uuid: Option<String>,
     /// Which program gave its last answer, as far as that is known.

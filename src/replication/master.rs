@@ -21,6 +21,7 @@ use crate::store::timeline::Fence;
 
 use super::auth::Gate;
 use super::handshake::{self, Verdict, WirePosition};
+use super::herald;
 use super::replicas::{Polling, Replicas};
 use super::wire;
 
@@ -40,7 +41,8 @@ pub struct Master(Arc<Inner>);
 struct Inner {
     store: Arc<Store>,
     gate: Gate,
-    uuid: String,
+    /// The uuid of the master whose log this is: this node's, or that of the one that it follows.
+    uuid: Box<dyn Fn() -> String + Send + Sync>,
     replicas: Replicas,
     met: Met,
 }
@@ -72,8 +74,27 @@ enum Form {
 impl Master {
     /// A master with this uuid.
     pub fn new(store: Arc<Store>, gate: Gate, uuid: &str, met: Met) -> Self {
-        let (uuid, replicas) = (uuid.to_owned(), Replicas::new());
-        Self(Arc::new(Inner { store, gate, uuid, replicas, met }))
+        let uuid = uuid.to_owned();
+        Self::of(store, gate, Box::new(move || uuid.clone()), met)
+    }
+
+    /// A replica that has replicas of its own: what it hands out is the log of its master, whose uuid is asked for each
+    /// time. It writes nothing, so a newer master that its replicas know of is no concern of its own.
+    pub fn below(
+        store: Arc<Store>,
+        gate: Gate,
+        uuid: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(store, gate, Box::new(uuid), Box::new(|_| {}))
+    }
+
+    fn of(
+        store: Arc<Store>,
+        gate: Gate,
+        uuid: Box<dyn Fn() -> String + Send + Sync>,
+        met: Met,
+    ) -> Self {
+        Self(Arc::new(Inner { store, gate, uuid, replicas: Replicas::new(), met }))
     }
 
     /// The replicas that poll here.
@@ -113,6 +134,15 @@ impl Master {
     /// Answers `GET /+timelines`.
     pub fn timelines(&self, request: &Request) -> Response {
         let answer = |_| handshake::answer_timelines(&self.0.store);
+        self.0.admit_any(request).map_or_else(|refusal| refusal, answer)
+    }
+
+    /// Answers `POST /+fence`, by which a newer master says that it is there.
+    pub fn fence(&self, request: &Request) -> Response {
+        let answer = |uuid: String| match herald::fence_of(request, &uuid) {
+            Ok(fence) => herald::answer(&self.0.store, &fence, &*self.0.met),
+            Err(error) => wire::failure(status(error.kind), &error.message),
+        };
         self.0.admit_any(request).map_or_else(|refusal| refusal, answer)
     }
 
@@ -202,8 +232,8 @@ impl Inner {
         };
         // Of two nodes of ours the histories decide, not the uuids: a replica may follow whoever was promoted.
         let is_proven = request.has_parameter(wire::POSITION_PARAMETER);
-        if !expected.is_empty() && expected != self.uuid && !is_proven {
-            let own = &self.uuid;
+        let own = (self.uuid)();
+        if !expected.is_empty() && expected != own && !is_proven {
             let message = format!("expected {own} as primary_uuid, replica sent {expected}");
             return Err(wire::failure(400, &message));
         }

@@ -33,6 +33,8 @@ const BATCH_ENTRIES: usize = 4000;
 const BATCH_WAIT: Duration = Duration::from_millis(100);
 /// The same while more than a whole transaction is still to come.
 const BATCH_WAIT_BEHIND: Duration = Duration::from_secs(1);
+/// How many replicas may stand between the master and this node.
+const PATH_MAX: usize = 16;
 /// The first pause after a failure, and the longest; it doubles in between.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -217,6 +219,7 @@ impl Puller {
         if !self.is_expected(&uuid, theirs.as_ref())? {
             return Ok(Round::Foreign);
         }
+        self.learn_path(&answer)?;
         self.link.note_serial(serial);
         self.note_seen(false);
         if let Some(theirs) = &theirs {
@@ -308,6 +311,30 @@ impl Puller {
         let recorded = self.link.known().uuid;
         let named = wire::master_of(&answer.headers);
         recorded.is_some() && named.is_some() && recorded.as_deref() != named
+    }
+
+    /// Takes down over which replicas the log comes here.
+    fn learn_path(&self, answer: &Answer) -> Attempt<()> {
+        let path = answer.headers.get(wire::PATH).unwrap_or_default();
+        let path: Vec<String> = path
+            .split(',')
+            .map(|uuid| uuid.trim().to_owned())
+            .filter(|uuid| !uuid.is_empty())
+            .take(PATH_MAX + 1)
+            .collect();
+        let is_circle = path.iter().any(|uuid| uuid == self.link.uuid());
+        if is_circle || PATH_MAX < path.len() {
+            let message =
+                "the master's address leads in a circle: it is a replica that follows this node"
+                    .to_owned();
+            return Err(Failure::of(State::Refused)(bad(message)));
+        }
+        let is_stale = answer.headers.has(wire::STALE);
+        self.link.note(|known| {
+            known.path = path;
+            known.is_stale = is_stale;
+        });
+        Ok(())
     }
 
     /// Takes the master's timelines when it has others than this node.

@@ -15,7 +15,8 @@ use crate::http::client::{self, Answer, ClientBody, Timeouts};
 use crate::http::forward;
 use crate::http::request::{Headers, Method, Request};
 use crate::http::response::{self, Body, Response};
-use crate::serial::{Serial, SerialClock};
+use crate::serial::Serial;
+use crate::store::Store;
 use crate::sync::{Mutex, lock};
 
 use super::link::{CONNECT, Link};
@@ -35,7 +36,7 @@ const PAUSES: [Duration; 3] =
     [Duration::from_millis(30), Duration::from_millis(250), Duration::from_secs(1)];
 
 /// Fields of the master's answer that are its own, or made anew.
-const NOT_PASSED: [&str; 12] = [
+const NOT_PASSED: [&str; 14] = [
     "content-length",
     "date",
     "server",
@@ -48,12 +49,14 @@ const NOT_PASSED: [&str; 12] = [
     wire::NONCE,
     wire::REASON,
     wire::RECEIPT,
+    wire::PATH,
+    wire::STALE,
 ];
 
 /// Sends changes to the master.
 pub struct Relay {
     link: Arc<Link>,
-    clock: Arc<SerialClock>,
+    store: Arc<Store>,
     /// From the end of the client's body: how long the answer and its serial may take. Before it: the longest pause.
     timeout: Duration,
     outside_url: Option<String>,
@@ -125,14 +128,14 @@ struct Progress {
 }
 
 impl Relay {
-    /// Sends over `link`, waits on `clock`.
+    /// Sends over `link`, waits on the clock of `store`.
     pub fn new(
         link: Arc<Link>,
-        clock: Arc<SerialClock>,
+        store: Arc<Store>,
         timeout: Duration,
         outside_url: Option<String>,
     ) -> Self {
-        Self { link, clock, timeout, outside_url, memory: Memory::default() }
+        Self { link, store, timeout, outside_url, memory: Memory::default() }
     }
 
     /// What is known here of a request that was relayed.
@@ -334,6 +337,9 @@ impl Relay {
         };
         passed.remove(wire::RELAY);
         passed.push(wire::RELAY, chain);
+        let epoch = headers.get(wire::EPOCH).and_then(|epoch| epoch.trim().parse().ok());
+        passed.remove(wire::EPOCH);
+        passed.push(wire::EPOCH, self.store.epoch().max(epoch.unwrap_or(0)).to_string());
         if let Some(key) = key {
             passed.remove(wire::RECEIPT);
             passed.push(wire::RECEIPT, key.as_str());
@@ -437,10 +443,10 @@ impl Relay {
         };
         let Some(serial) = serial else { return Ok(()) };
         let deadline = Deadline::after(self.timeout.saturating_sub(ended_at.elapsed()));
-        if self.clock.wait_for(serial, deadline) {
+        if self.store.clock().wait_for(serial, deadline) {
             return Ok(());
         }
-        let here = Serial::wire(self.clock.now());
+        let here = Serial::wire(self.store.clock().now());
         let message = match outgoing.may_change() {
             true => format!(
                 "the change is committed on the master as serial {serial} and not yet visible on this replica, which \

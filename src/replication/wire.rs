@@ -52,6 +52,10 @@ pub const THIS_VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const NONCE: &str = "X-TWINPI-NONCE";
 /// The uuids of the nodes that relayed a request, comma separated.
 pub const RELAY: &str = "X-TWINPI-RELAY";
+/// The uuids of the replicas between the master and who answers, this one included, on answers of replicas to nodes.
+pub const PATH: &str = "X-TWINPI-PATH";
+/// On answers of a replica that is not current itself: who follows it is not either.
+pub const STALE: &str = "X-TWINPI-STALE";
 /// The reason phrase of the answer to a relayed request, when it is not the standard one.
 pub const REASON: &str = "X-TWINPI-REASON";
 
