@@ -196,7 +196,7 @@ fn herald(
         user_agent: format!("twinpi/{}", env!("CARGO_PKG_VERSION")),
         ..ClientOptions::default()
     };
-    let signer = || Signer::new(secret, uuid.clone());
+    let signer = || Signer::new(secret, uuid.clone(), devpi_keys(config, secret));
     let (former, url) = (&info.changes.former, config.outside_url.as_deref());
     Herald::start(writer, former, url, &client, signer)
 }

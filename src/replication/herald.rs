@@ -44,6 +44,8 @@ enum Told {
     Yes,
     /// The address leads to this node.
     Itself,
+    /// It is no node of this program, and does not understand.
+    Never,
     /// It could not be told.
     No(String),
 }
@@ -142,6 +144,11 @@ impl Run {
                 match told {
                     Told::Yes => self.note(link.url()),
                     Told::Itself => self.left.push(link),
+                    Told::Never => log::warn!(
+                        "the former master at {} cannot be told that it is replaced: it is another program. See to it \
+                         that it takes no changes",
+                        link.url()
+                    ),
                     Told::No(why) => {
                         is_self_only = false;
                         if why != said {
@@ -177,7 +184,8 @@ fn tell(link: &Link, target: &str) -> Told {
     };
     let told = match answer.status {
         _ if answer.headers.get(wire::UUID) == Some(link.uuid()) => Told::Itself,
-        200 => Told::Yes,
+        200 if answer.headers.has(wire::TWINPI_VERSION) => Told::Yes,
+        200..500 if !answer.headers.has(wire::TWINPI_VERSION) => Told::Never,
         status => {
             return Told::No(format!(
                 "{} answered {status}: {}",

@@ -222,7 +222,8 @@ impl Hands<'_> {
             user_agent: format!("twinpi/{}", env!("CARGO_PKG_VERSION")),
             ..ClientOptions::default()
         };
-        rejoin::meet(store, url, client, Signer::new(secret, uuid))
+        let keys = super::devpi_keys(self.config, secret);
+        rejoin::meet(store, url, client, Signer::new(secret, uuid, keys))
     }
 
     /// Whether a change can be begun; asked while the node still serves.
