@@ -34,7 +34,7 @@ use crate::serial::{Serial, SerialClock};
 use crate::sync::{Mutex, lock};
 
 use blobs::Blobs;
-use changelog::{Chain, Position, Written};
+use changelog::{Chain, Logged, Position, Written};
 use incoming::Incoming;
 use key::FilePath;
 use receipts::Ticket;
@@ -130,6 +130,14 @@ impl Store {
         to: Serial,
         bytes_max: usize,
     ) -> Result<Vec<(Serial, Vec<u8>)>> {
+        let logged = self.logged(from, to, bytes_max)?;
+        Ok(logged.into_iter().map(|logged| (logged.serial, logged.entry)).collect())
+    }
+    /// The same, each with the chain at it.
+    ///
+    /// # Errors
+    /// As `entries`.
+    pub fn logged(&self, from: Serial, to: Serial, bytes_max: usize) -> Result<Vec<Logged>> {
         changelog::range(&*self.pool.get()?, from, to, bytes_max)
     }
     /// When an entry was written; `None` if that was not noted.

@@ -3,7 +3,6 @@
 //! A replica asks for what follows the serial that it has. If there is nothing yet the request is parked, and the
 //! commit that wakes it is in the answer. Nobody but a replica gets any of it: entries hold password hashes.
 
-use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +15,13 @@ use crate::http::request::Request;
 use crate::http::response::{Body, Park, Reply, Response, status};
 use crate::serial::Serial;
 use crate::store::Store;
-use crate::store::codec::{ListAnswer, encode_serial};
+use crate::store::codec::ListAnswer;
 use crate::store::timeline::Fence;
 
 use super::auth::Gate;
 use super::handshake::{self, Verdict, WirePosition};
 use super::herald;
+use super::outgoing::{Outgoing, missing};
 use super::replicas::{Polling, Replicas};
 use super::wire;
 
@@ -31,8 +31,6 @@ const POLL: Duration = Duration::from_secs(30);
 const FIRST_POLL: Duration = Duration::from_secs(1);
 /// A list ends with the entry that brings it over this many bytes.
 const LIST_BYTES: usize = 5 << 20;
-/// How many bytes of a stream are held at once, one entry more at most.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// Answers replicas; copies share all.
 #[derive(Clone)]
@@ -69,6 +67,8 @@ enum Form {
     List,
     /// Serial, entry, serial, entry: as stored, to the end of the log.
     Stream,
+    /// This program's own, to the end of the log.
+    Pieces,
 }
 
 impl Master {
@@ -172,11 +172,7 @@ impl Master {
         let Some(from) = Some(due).filter(|due| *due <= next) else {
             return refuse(wire::failure(404, "can only wait for next serial"));
         };
-        let form = match (is_range, wants_stream(request)) {
-            (false, _) => Form::Single,
-            (true, false) => Form::List,
-            (true, true) => Form::Stream,
-        };
+        let form = if is_range { form_of(request) } else { Form::Single };
         let polling = self.0.replicas.begin(&uuid, request, from.previous());
         let ask = Ask { from, form, takes_nonce: takes_nonce(request), tells_position, polling };
         if from < next {
@@ -272,7 +268,7 @@ impl Inner {
         response.headers.extend(self.gate.nonce().map(|nonce| (wire::NONCE.into(), nonce.into())));
     }
 
-    fn entries(&self, mut ask: Ask, to: Serial) -> Result<Response> {
+    fn entries(&self, ask: Ask, to: Serial) -> Result<Response> {
         match ask.form {
             Form::Single => {
                 let entry = self.store.entries(ask.from, ask.from, 0)?.pop();
@@ -287,27 +283,19 @@ impl Inner {
                 Ok(Response::bytes(200, wire::BYTES_TYPE, list.finish()))
             }
             Form::Stream => {
-                ask.polling.stream();
-                let mut stream = EntryStream {
-                    store: self.store.clone(),
-                    next: Some(ask.from),
-                    to,
-                    piece: Vec::new(),
-                    at: 0,
-                    polling: ask.polling,
-                };
-                stream.load()?;
-                let body = match stream.next {
-                    // All there is: it goes out in one write, with its length.
-                    None => Body::Owned(std::mem::take(&mut stream.piece)),
-                    Some(_) => Body::Stream { reader: Box::new(stream), length: None },
-                };
-                Ok(Response::new(200)
-                    .with_header("Content-Type", wire::STREAM_TYPE)
-                    .with_body(body))
+                let body = Outgoing::plain(&self.store, ask.from, to, ask.polling).body()?;
+                Ok(streamed(wire::STREAM_TYPE, body))
+            }
+            Form::Pieces => {
+                let body = Outgoing::pieces(&self.store, ask.from, to, ask.polling)?.body()?;
+                Ok(streamed(wire::PIECES_TYPE, body))
             }
         }
     }
+}
+
+fn streamed(media_type: &'static str, body: Body) -> Response {
+    Response::new(200).with_header("Content-Type", media_type).with_body(body)
 }
 
 /// The body of a poll that ran out; devpi's has this shape.
@@ -320,10 +308,6 @@ fn at(serial: Option<Serial>, mut response: Response) -> Response {
     response
 }
 
-fn missing(serial: Serial) -> Error {
-    Error::internal(format!("the log has no serial {serial}"))
-}
-
 fn broken(error: &Error) -> Response {
     log::error!("a replica's request for entries failed: {error:?}");
     wire::failure(status(error.kind), "the changelog cannot be read")
@@ -333,49 +317,13 @@ fn takes_nonce(request: &Request) -> bool {
     request.headers.has(wire::TWINPI_VERSION)
 }
 
-/// devpi's rule: the stream must be wanted most, and plain bytes less.
-fn wants_stream(request: &Request) -> bool {
+/// devpi's rule: a stream must be wanted most, and plain bytes less. Ours goes before devpi's.
+fn form_of(request: &Request) -> Form {
     let quality = |media_type| accept::quality(request.accept(), media_type);
-    quality(wire::STREAM_TYPE) == 1000 && quality(wire::BYTES_TYPE) < 1000
-}
-
-/// The body of a stream: reads the log piece by piece, so that its length costs no memory.
-struct EntryStream {
-    store: Arc<Store>,
-    /// What comes after the piece; none when that is the end.
-    next: Option<Serial>,
-    to: Serial,
-    piece: Vec<u8>,
-    at: usize,
-    polling: Polling,
-}
-
-impl EntryStream {
-    /// Loads the next piece in place of the last one.
-    fn load(&mut self) -> Result<()> {
-        self.piece.clear();
-        self.at = 0;
-        let Some(from) = self.next else { return Ok(()) };
-        let entries = self.store.entries(from, self.to, PIECE_BYTES)?;
-        let last = entries.last().map(|(serial, _)| *serial).ok_or_else(|| missing(from))?;
-        for (serial, entry) in entries {
-            self.piece.extend_from_slice(&encode_serial(serial));
-            self.piece.extend_from_slice(&entry);
-        }
-        self.next = (last < self.to).then(|| last.next());
-        self.polling.sent(last);
-        Ok(())
-    }
-}
-
-impl Read for EntryStream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.piece.len() {
-            self.load().map_err(io::Error::other)?;
-        }
-        let n = buf.len().min(self.piece.len() - self.at);
-        buf[..n].copy_from_slice(&self.piece[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
+    match quality(wire::BYTES_TYPE) {
+        1000 => Form::List,
+        _ if quality(wire::PIECES_TYPE) == 1000 => Form::Pieces,
+        _ if quality(wire::STREAM_TYPE) == 1000 => Form::Stream,
+        _ => Form::List,
     }
 }

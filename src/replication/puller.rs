@@ -4,7 +4,7 @@
 //! breaks, the next request starts at the serial that is due, so the stream may be cut at any byte.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
@@ -12,11 +12,10 @@ use crate::http::client::{Answer, Timeouts};
 use crate::serial::Serial;
 use crate::stop::Stop;
 use crate::store::Writer;
-use crate::store::changelog::Position;
-use crate::store::codec::FrameReader;
 use crate::store::key::FilePath;
 
 use super::handshake::{self, WirePosition};
+use super::import::{Broken, End, Import, Source};
 use super::link::{self, CONNECT, Link, State};
 use super::seen::{Diary, Seen};
 use super::{replicas, wire};
@@ -25,14 +24,6 @@ use super::{replicas, wire};
 const POLL: Duration = Duration::from_millis(37_500);
 /// The longest silence inside an answer.
 const READ: Duration = Duration::from_secs(30);
-/// A transaction holds at most so many bytes of entries, one entry more at most.
-const BATCH_BYTES: usize = 8 << 20;
-/// A transaction holds at most so many entries: the larger, the fewer syncs; the later they are visible.
-const BATCH_ENTRIES: usize = 4000;
-/// Entries are held back for others at most so long, when they come slowly.
-const BATCH_WAIT: Duration = Duration::from_millis(100);
-/// The same while more than a whole transaction is still to come.
-const BATCH_WAIT_BEHIND: Duration = Duration::from_secs(1);
 /// How many replicas may stand between the master and this node.
 const PATH_MAX: usize = 16;
 /// The first pause after a failure, and the longest; it doubles in between.
@@ -84,13 +75,6 @@ impl Failure {
 
 type Attempt<T> = std::result::Result<T, Failure>;
 
-/// The end of the master's log when it began to answer.
-struct End {
-    serial: Option<Serial>,
-    /// The same with the chain, from a master that tells it.
-    position: Option<Position>,
-}
-
 /// How a request ended, short of a failure.
 enum Round {
     /// Something was applied, or the poll ran out as it should.
@@ -99,13 +83,6 @@ enum Round {
     Empty,
     /// The answer came from another master than the recorded one.
     Foreign,
-}
-
-/// Entries that wait to be applied together.
-struct Batch {
-    entries: Vec<(Serial, Vec<u8>)>,
-    bytes: usize,
-    since: Instant,
 }
 
 impl Puller {
@@ -248,7 +225,7 @@ impl Puller {
         let timeouts = Timeouts { connect: CONNECT, response_head: POLL, per_read: READ };
         let files = self.writer.store().files_up_to().map_err(Failure::of(State::Failing))?;
         let files = replicas::files_word(&files);
-        let headers = [("Accept", wire::ACCEPT_STREAM), (wire::FILES, files.as_str())];
+        let headers = [("Accept", wire::ACCEPT_PIECES), (wire::FILES, files.as_str())];
         let answer = self.link.get(&target, &headers, timeouts).map_err(|error| {
             let lacks_key = self.link.lacks_key();
             Failure {
@@ -411,91 +388,31 @@ impl Puller {
         Ok(())
     }
 
-    /// Applies what a stream brings, and gives how many entries that were. What was whole before a failure stays.
+    /// Applies what an answer brings, and gives how many entries that were. What was whole before a failure stays.
     fn import(&self, answer: Answer, end: End) -> Attempt<usize> {
-        let mut frames = FrameReader::new(answer.body);
-        let mut batch = Batch::new();
-        let mut applied = 0;
-        loop {
-            let next = frames.next_entry().and_then(|next| next.map(with_serial).transpose());
-            let is_over = !matches!(next, Ok(Some(_)));
-            let failure = match next {
-                Ok(Some((serial, entry))) => {
-                    batch.push(serial, entry);
-                    None
-                }
-                Ok(None) => None,
-                Err(error) => Some(error),
-            };
-            if is_over || batch.is_due(end.serial) {
-                applied += self.apply(&mut batch, &end).map_err(Failure::of(State::Failing))?;
+        let is_ours = answer.headers.get("content-type") == Some(wire::PIECES_TYPE);
+        let mut source = match is_ours {
+            true => Source::pieces(answer.body, Serial::following(self.last())),
+            false => Source::stream(answer.body),
+        };
+        let mut import = Import::new(&self.writer, &self.hooks.wants, end);
+        let result = loop {
+            match import.take(&mut source) {
+                Ok(true) if !self.stop.is_set() => {}
+                Ok(_) => break Ok(()),
+                Err(broken) => break Err(broken),
             }
-            match failure {
-                Some(error) => {
-                    let error = error.while_doing("reading the changelog");
-                    return Err(Failure::of(State::Unreachable)(error));
-                }
-                None if is_over => return Ok(applied),
-                None if self.stop.is_set() => return Ok(applied),
-                None => {}
+        };
+        self.link.note(|known| known.rejected += import.rejected);
+        match result {
+            Ok(()) => Ok(import.applied),
+            Err(Broken::Source(error)) => {
+                let error = error.while_doing("reading the changelog");
+                Err(Failure::of(State::Unreachable)(error))
             }
+            Err(Broken::Entries(error)) => Err(Failure::of(State::Failing)(error)),
         }
     }
-
-    /// Applies a batch. If one entry of it cannot be, those before it are, and the error names it; but if the batch
-    /// ends where the master named its chain, all of it is what the master has, or none is applied.
-    fn apply(&self, batch: &mut Batch, end: &End) -> Result<usize> {
-        let entries = std::mem::take(&mut batch.entries);
-        batch.bytes = 0;
-        if entries.is_empty() {
-            return Ok(0);
-        }
-        let wants = |path: &FilePath| (self.hooks.wants)(path);
-        let last = entries.last().map(|(serial, _)| *serial);
-        let expected = end.position.filter(|at| Some(at.serial) == last).map(|at| at.chain);
-        match self.writer.apply(&entries, expected.as_ref(), &wants) {
-            Ok(()) => {}
-            Err(error) if error.kind == Kind::BadGateway || expected.is_some() => {
-                self.link.note(|known| known.rejected += 1);
-                return Err(error);
-            }
-            Err(_) if 1 < entries.len() => {
-                for entry in entries.chunks(1) {
-                    self.writer.apply(entry, None, &wants)?;
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(entries.len())
-    }
-}
-
-impl Batch {
-    fn new() -> Self {
-        Self { entries: Vec::new(), bytes: 0, since: Instant::now() }
-    }
-    fn push(&mut self, serial: Serial, entry: Vec<u8>) {
-        if self.entries.is_empty() {
-            self.since = Instant::now();
-        }
-        self.bytes += entry.len();
-        self.entries.push((serial, entry));
-    }
-    /// Whether it is to be applied now: it is full, or old, or nothing is known to follow it.
-    fn is_due(&self, end: Option<Serial>) -> bool {
-        let last = self.entries.last().map(|(serial, _)| *serial);
-        if end <= last || BATCH_ENTRIES <= self.entries.len() || BATCH_BYTES <= self.bytes {
-            return true;
-        }
-        let to_come = Serial::wire(end) - Serial::wire(last);
-        let is_far = to_come > BATCH_ENTRIES as i64;
-        (if is_far { BATCH_WAIT_BEHIND } else { BATCH_WAIT }) <= self.since.elapsed()
-    }
-}
-
-fn with_serial((number, entry): (i64, Vec<u8>)) -> Result<(Serial, Vec<u8>)> {
-    let serial = Serial::from_wire(number).flatten();
-    Ok((serial.ok_or_else(|| bad(format!("the stream has the serial {number}")))?, entry))
 }
 
 fn bad(message: String) -> Error {

@@ -88,9 +88,14 @@ pub const RECEIPTS: &str = "/+receipt/";
 pub const STREAM_TYPE: &str = "application/x-devpi-replica-changes";
 /// One entry, or a list of them.
 pub const BYTES_TYPE: &str = "application/octet-stream";
-/// What a replica accepts that wants the stream.
+/// A changelog in pieces, between nodes of this program.
+pub const PIECES_TYPE: &str = "application/x-twinpi-changes";
+/// What a replica accepts that wants devpi's stream.
 pub const ACCEPT_STREAM: &str =
     "application/x-devpi-replica-changes, application/octet-stream; q=0.9";
+/// What a replica accepts that wants pieces: all of them fully, since a devpi master streams to nobody else.
+pub const ACCEPT_PIECES: &str = "application/x-twinpi-changes, application/x-devpi-replica-changes, \
+                                 application/octet-stream; q=0.9";
 
 /// The path below which the changelog is asked for.
 pub const CHANGELOG: &str = "/+changelog/";

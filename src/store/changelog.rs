@@ -39,6 +39,17 @@ pub enum Written {
     Applied(SystemTime),
 }
 
+/// An entry as the log holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// Its serial.
+    pub serial: Serial,
+    /// Its bytes.
+    pub entry: Vec<u8>,
+    /// The chain at it.
+    pub chain: Chain,
+}
+
 /// The chain after one more entry.
 pub fn link(before: &Chain, serial: Serial, entry: &[u8]) -> Chain {
     let mut hash = Sha256::new();
@@ -121,15 +132,15 @@ pub(super) fn range(
     from: Serial,
     to: Serial,
     bytes_max: usize,
-) -> Result<Vec<(Serial, Vec<u8>)>> {
+) -> Result<Vec<Logged>> {
     let mut query = connection.prepare_cached(
-        "SELECT serial, is_manifest, data FROM changelog WHERE serial BETWEEN ?1 AND ?2 ORDER BY serial",
+        "SELECT serial, is_manifest, data, chain FROM changelog WHERE serial BETWEEN ?1 AND ?2 ORDER BY serial",
     )?;
     let mut rows = query.query(params![from.get() as i64, to.get() as i64])?;
     let (mut entries, mut bytes, mut expected) = (Vec::new(), 0, from);
     while let Some(row) = rows.next()? {
         let serial: i64 = row.get(0)?;
-        let data = rope::load(connection, row.get(2)?, row.get(1)?)?.bytes;
+        let entry = rope::load(connection, row.get(2)?, row.get(1)?)?.bytes;
         let serial = serial_of(serial)?;
         if serial != expected {
             return Err(Error::internal(format!(
@@ -137,8 +148,8 @@ pub(super) fn range(
             )));
         }
         expected = serial.next();
-        bytes += data.len();
-        entries.push((serial, data));
+        bytes += entry.len();
+        entries.push(Logged { serial, entry, chain: row.get(3)? });
         if bytes_max < bytes {
             break;
         }

@@ -1,11 +1,15 @@
 //! A replica follows: in order, at once, after a restart, from any byte, and many entries at a time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use twinpi::http::request::Request;
+use twinpi::replication::wire;
 use twinpi::store::codec::encode_serial;
 
 use super::rig::{
-    Fault, Home, MASTER, MasterNode, Mini, REPLICA, ReplicaNode, eventually, serial, serve_master,
+    Fault, Handler, Home, MASTER, MasterNode, Mini, REPLICA, ReplicaNode, eventually, serial,
+    serve_master,
 };
 
 #[test]
@@ -74,13 +78,37 @@ fn two_thousand_serials_are_caught_up_in_batches() {
 
 #[test]
 fn a_stream_cut_at_any_byte_is_resumed() {
-    let master = MasterNode::start();
+    let home = Home::new();
+    let (master, handler) = serve_master(&home, MASTER);
+    let server = Mini::start(home.store.clock().clone(), with_plain_stream(handler));
+    let master = MasterNode { home, master, server };
+    cut_anywhere(&master, encode_serial(serial(0)).len(), 1);
+}
+
+#[test]
+fn pieces_cut_at_any_byte_are_resumed() {
+    cut_anywhere(&MasterNode::start(), 100, 11);
+}
+
+/// Has a master answer as if nobody asked for pieces.
+pub fn with_plain_stream(handler: Handler) -> Handler {
+    Arc::new(move |mut request: Request| {
+        if request.path().starts_with(wire::CHANGELOG) {
+            request.headers.remove("accept");
+            request.headers.push("Accept", wire::ACCEPT_STREAM);
+        }
+        handler(request)
+    })
+}
+
+/// Cuts the answer with two entries, each with so many bytes besides its own, at every so many bytes.
+fn cut_anywhere(master: &MasterNode, extra: usize, step: usize) {
     for user in ["ann", "bob"] {
         master.home.commit(user);
     }
     let entries = master.home.store.entries(serial(0), serial(1), usize::MAX).expect("readable");
-    let whole: usize = entries.iter().map(|(s, e)| encode_serial(*s).len() + e.len()).sum();
-    for cut in 0..=whole {
+    let whole: usize = entries.iter().map(|(_, entry)| extra + entry.len()).sum();
+    for cut in (0..=whole).step_by(step) {
         // A broken connection, and one that ends as if the stream were whole there.
         for fault in [Fault::CutAfter(cut), Fault::EndAfter(cut)] {
             master.server.spoil("+changelog/0-", fault);

@@ -178,6 +178,8 @@ fn the_form_follows_the_accept_header() {
     for (accept, expected) in [
         (wire::ACCEPT_STREAM, wire::STREAM_TYPE),
         (wire::STREAM_TYPE, wire::STREAM_TYPE),
+        (wire::ACCEPT_PIECES, wire::PIECES_TYPE),
+        ("application/x-twinpi-changes; q=0.5", wire::BYTES_TYPE),
         ("*/*", wire::BYTES_TYPE),
         ("application/x-devpi-replica-changes, application/octet-stream", wire::BYTES_TYPE),
         ("application/x-devpi-replica-changes; q=0.5", wire::BYTES_TYPE),

@@ -166,7 +166,7 @@ fn a_master_of_a_lower_epoch_is_not_followed_even_if_it_does_not_notice() {
 #[test]
 fn a_batch_with_another_chain_than_the_master_named_is_not_applied() {
     let home = with_users(4);
-    let (_, good) = serve_master(&home, MASTER);
+    let good = super::follow::with_plain_stream(serve_master(&home, MASTER).1);
     let lies = Arc::new(Mutex::new(2));
     let handler = {
         let (lies, store) = (lies.clone(), home.store.clone());

@@ -138,7 +138,7 @@ impl MasterNode {
     }
 }
 
-type Handler = Arc<dyn Fn(Request) -> Reply + Send + Sync>;
+pub type Handler = Arc<dyn Fn(Request) -> Reply + Send + Sync>;
 
 /// A master's interface as far as replicas need it: the changelog, files, and `PUT /{user}` as a change.
 pub fn serve_master(home: &Home, uuid: &'static str) -> (Master, Handler) {
