@@ -88,7 +88,9 @@ fn touched_after(sql: &Connection, to: Option<Serial>, last: Option<Serial>) -> 
     let mut touched = Touched::default();
     let mut next = Serial::following(to);
     while let Some(last) = last.filter(|last| next <= *last) {
-        for (serial, entry) in changelog::range(sql, next, last, PIECE_BYTES)? {
+        for changelog::Logged { serial, entry, .. } in
+            changelog::range(sql, next, last, PIECE_BYTES)?
+        {
             next = serial.next();
             touched.entries += 1;
             for change in codec::RawEntry::parse(&entry)?.changes() {
@@ -123,7 +125,7 @@ fn restore(sql: &Connection, back: i64, paths: &BTreeSet<&str>) -> Result<()> {
     }
     let serial = serial_of(back)?;
     let entry = changelog::range(sql, serial, serial, 0)?.pop();
-    let (_, entry) = entry.ok_or_else(|| {
+    let changelog::Logged { entry, .. } = entry.ok_or_else(|| {
         let message =
             format!("serial {serial}, which has what is to be restored, is not in the log");
         Error::new(Kind::Conflict, message)
