@@ -20,7 +20,7 @@ use ureq::{Agent, ResponseExt as _, SendBody};
 use super::proxy::Proxies;
 use super::request::Headers;
 use super::transport::{self, WatchConnector};
-use super::trust;
+use super::trust::{self, Trust};
 use crate::error::{Error, Kind, Result};
 
 /// How long an unused connection is kept: shorter than any server keeps it, so that it rarely closes under a request.
@@ -88,6 +88,7 @@ pub struct Client {
     direct: Agent,
     proxied: Vec<(String, Agent)>,
     proxies: Proxies,
+    trust: Trust,
 }
 
 impl Client {
@@ -96,7 +97,7 @@ impl Client {
     /// # Errors
     /// `Kind::Invalid` if a file with certificates cannot be used.
     pub fn new(options: ClientOptions) -> Result<Self> {
-        let tls = trust::tls_config(options.replica_cert.as_deref())?;
+        let (tls, trust) = trust::tls_config(options.replica_cert.as_deref())?;
         let proxies = Proxies::from_env();
         let make = |proxy: Option<ureq::Proxy>| {
             let config = Agent::config_builder()
@@ -119,7 +120,7 @@ impl Client {
             Agent::with_parts(config, connector, DefaultResolver::default())
         };
         let proxied = proxies.all().map(|(url, proxy)| (url.to_owned(), make(Some(proxy))));
-        Ok(Self { proxied: proxied.collect(), direct: make(None), proxies })
+        Ok(Self { proxied: proxied.collect(), direct: make(None), proxies, trust })
     }
 
     /// Sends one request and waits for the head of its answer. User and password in the URL become a header.
@@ -146,7 +147,7 @@ impl Client {
         if is_repeatable && started.elapsed() < RETRY_WITHIN && is_stale_connection(&result) {
             result = self.send(&target, ClientBody::None, &failed, timeouts);
         }
-        result.map_err(|e| explain(e, &target, failed.load(Ordering::Relaxed)))
+        result.map_err(|e| explain(e, &target, failed.load(Ordering::Relaxed), &self.trust))
     }
 
     fn send(
@@ -202,6 +203,12 @@ impl Client {
         let proxy = self.proxies.for_url(url);
         let found = proxy.and_then(|proxy| self.proxied.iter().find(|(url, _)| url == proxy));
         found.map_or(&self.direct, |(_, agent)| agent)
+    }
+
+    /// What a page means with which a server refused a request to `url` for want of a certificate; `None` if it was no
+    /// matter of certificates.
+    pub fn explain_page(&self, url: &str, page: &str) -> Option<String> {
+        self.trust.explain_page(origin(url), page)
     }
 
     /// Ends all requests and answers under way with an error, and refuses new ones.
@@ -282,10 +289,13 @@ fn is_stale_connection(result: &std::result::Result<Answer, ureq::Error>) -> boo
     matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
-fn explain(error: ureq::Error, target: &Target<'_>, body_failed: bool) -> Error {
+fn explain(error: ureq::Error, target: &Target<'_>, body_failed: bool, trust: &Trust) -> Error {
     let doing = format!("{} {}", target.method, origin(target.url));
     if body_failed {
         return Error::invalid(format!("{doing}: the body of the request could not be read"));
+    }
+    if let Some(what) = trust.explain(origin(target.url), &error.to_string()) {
+        return Error::new(Kind::BadGateway, doing).caused_by(Unsent(what));
     }
     let (kind, what) = match &error {
         ureq::Error::Timeout(step) => (Kind::Timeout, format!("no answer in time ({step})")),

@@ -30,6 +30,11 @@ const DRAIN_BYTES_MAX: u64 = 64 << 10;
 /// How much of a refusal's body is read, for messages.
 const EXCERPT_BYTES_MAX: u64 = 600;
 
+/// Statuses with which proxies answer in place of the server behind them; 495 to 497 are nginx's own, for certificates.
+const OF_PROXIES: [u16; 7] = [400, 495, 496, 497, 502, 503, 504];
+/// How much of a proxy's page is looked at.
+const PAGE_BYTES_MAX: u64 = 4096;
+
 /// The way to the master.
 pub struct Link {
     client: Client,
@@ -325,11 +330,37 @@ impl Link {
         self.note(|known| known.asked_at = Some(SystemTime::now()));
         let url = format!("{}{target}", self.url);
         let answer = self.client.request(method, &url, headers, body, timeouts)?;
+        let answer = self.of_master(answer)?;
         self.note(|known| {
             known.answered_at = Some(SystemTime::now());
             known.program = Program::of(&answer.headers).or(known.program);
         });
         Ok(answer)
+    }
+
+    /// An answer of the master, or of what it is behind; an error if something in between made it up.
+    fn of_master(&self, mut answer: Answer) -> Result<Answer> {
+        if answer.headers.has(wire::API_VERSION) || !OF_PROXIES.contains(&answer.status) {
+            return Ok(answer);
+        }
+        let mut page = Vec::new();
+        let _ = answer.body.by_ref().take(PAGE_BYTES_MAX).read_to_end(&mut page);
+        let (url, status) = (shown(&self.url), answer.status);
+        let text = String::from_utf8_lossy(&page);
+        let message = match (self.client.explain_page(&self.url, &text), status) {
+            (Some(message), _) => message,
+            (None, 502) => format!("the proxy at {url} does not reach the master behind it (502)"),
+            (None, 503) => format!("the proxy at {url} has no master to pass this on to (503)"),
+            (None, 504) => format!(
+                "the proxy at {url} did not wait long enough for the master (504): polls are open for 30 s, and \
+                 changes as long as they take. In nginx that is proxy_read_timeout"
+            ),
+            (None, _) => {
+                answer.body = Box::new(std::io::Cursor::new(page).chain(answer.body));
+                return Ok(answer);
+            }
+        };
+        Err(Error::new(Kind::BadGateway, message))
     }
 
     fn headers(&self) -> Vec<(String, String)> {

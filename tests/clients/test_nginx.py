@@ -3,7 +3,6 @@ said when a certificate is wrong."""
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -157,12 +156,10 @@ def test_a_proxy_that_cuts_idle_connections_early_costs_no_change(nodes, authori
     with Nginx(tmp_path, nodes.master.port, pem(authority, "localhost"), settings=settings) as nginx:
         follow(nodes.replica, nginx.url, tmp_path)
         index = make_index(nodes)
-        refused = threading.Event()
         for n in range(3):
             time.sleep(2.2)
             filename, content = wheel("idle", f"{n}.0")
             serial = index.upload(nodes.master, "idle", f"{n}.0", filename, content).serial
             nodes.replica.wait_serial(serial, 15)
-        assert not refused.is_set()
         log = nodes.replica.tail(20_000)
         assert "504" in log and "proxy" in log and "proxy_read_timeout" in log, log
