@@ -347,13 +347,18 @@ impl Link {
         let _ = answer.body.by_ref().take(PAGE_BYTES_MAX).read_to_end(&mut page);
         let (url, status) = (shown(&self.url), answer.status);
         let text = String::from_utf8_lossy(&page);
+        let said = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let message = match (self.client.explain_page(&self.url, &text), status) {
             (Some(message), _) => message,
-            (None, 502) => format!("the proxy at {url} does not reach the master behind it (502)"),
-            (None, 503) => format!("the proxy at {url} has no master to pass this on to (503)"),
+            (None, 502) => {
+                format!("the proxy at {url} does not reach the master behind it (502): {said}")
+            }
+            (None, 503) => {
+                format!("the proxy at {url} has no master to pass this on to (503): {said}")
+            }
             (None, 504) => format!(
                 "the proxy at {url} did not wait long enough for the master (504): polls are open for 30 s, and \
-                 changes as long as they take. In nginx that is proxy_read_timeout"
+                 changes as long as they take. In nginx that is proxy_read_timeout: {said}"
             ),
             (None, _) => {
                 answer.body = Box::new(std::io::Cursor::new(page).chain(answer.body));
