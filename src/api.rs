@@ -12,6 +12,7 @@ pub mod indexes;
 pub mod legacy;
 pub mod lists;
 pub mod login;
+pub mod mend;
 pub mod mirrored;
 pub mod projects;
 pub mod push;
@@ -194,7 +195,13 @@ fn dispatch(app: &Call, request: Request) -> Result<Reply> {
             _ => return Err(error),
         },
     };
+    if let (Route::Lost | Route::Mend(_), Node::Master { writer, changelog: Some(master) }) =
+        (&route, &app.node)
+    {
+        return give_back(app, (writer, master), request, &route);
+    }
     if route.access() == Access::Replicate
+        && !matches!(route, Route::Lost | Route::Mend(_))
         && let Some(master) = app.serves()
     {
         return Ok(replicate(app, master, &request, &route));
@@ -233,6 +240,23 @@ fn replicate(app: &App, master: &Master, request: &Request, route: &Route) -> Re
         Route::Fence => wire::failure(200, "this node is a replica"),
         _ => master.timelines(request),
     })
+}
+
+/// Answers a replica that gives back what this node lost.
+fn give_back(
+    app: &App,
+    (writer, master): (&Writer, &Master),
+    mut request: Request,
+    route: &Route,
+) -> Result<Reply> {
+    if let Err(refusal) = master.require(&request) {
+        return Ok(Reply::Now(*refusal));
+    }
+    match route {
+        Route::Mend(path) => mend::take(app, writer, &mut request, path),
+        _ => mend::lost(app),
+    }
+    .map(Reply::Now)
 }
 
 /// Refuses what a node relayed that knows a newer master: this one must not carry it out.
@@ -308,9 +332,12 @@ fn run(app: &Call, mut request: Request, route: Route) -> Result<Reply> {
             }
             _ => projects::show_version(app, request, &index, &project, version),
         },
-        Route::Changelog { .. } | Route::Position(_) | Route::Timelines | Route::Fence => {
-            Err(Error::forbidden("Replication protocol disabled"))
-        }
+        Route::Changelog { .. }
+        | Route::Position(_)
+        | Route::Timelines
+        | Route::Fence
+        | Route::Lost
+        | Route::Mend(_) => Err(Error::forbidden("Replication protocol disabled")),
         Route::Unsupported(what) => Err(unsupported(what)),
     }
 }

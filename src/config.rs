@@ -113,6 +113,12 @@ pub struct Config {
     pub file_replication_threads: usize,
     /// Indexes or types of index whose files are not fetched ahead; `all` for every one.
     pub file_replication_skip_indexes: Vec<String>,
+    /// What of all files a replica is to have.
+    pub files: FilesOption,
+    /// A folder in which a replica looks for files before it asks its master.
+    pub replica_file_search_path: Option<PathBuf>,
+    /// Whether files found there get a second name instead of a copy.
+    pub hard_links: bool,
     /// The certificate and key that a replica shows to its master.
     pub replica_cert: Option<PathBuf>,
     /// The file with the shared secret.
@@ -127,6 +133,18 @@ pub struct Config {
     pub argon2: Argon2Cost,
     /// Whether the log tells details.
     pub debug: bool,
+}
+
+/// What of all files a replica is to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FilesOption {
+    /// All, ahead of need.
+    #[default]
+    All,
+    /// Those that a client asks for; they stay.
+    OnDemand,
+    /// None: what a client asks for is passed through.
+    None,
 }
 
 impl Config {
@@ -165,6 +183,12 @@ impl Config {
                 1,
             )?,
             file_replication_skip_indexes: skipped(settings)?,
+            files: files(settings)?,
+            replica_file_search_path: settings
+                .text("replica-file-search-path")
+                .map(|path| folder(&path))
+                .transpose()?,
+            hard_links: settings.flag("hard-links")?,
             replica_cert: settings.text("replica-cert").map(|path| folder(&path)).transpose()?,
             secretfile,
             restrict_modify: settings
@@ -255,6 +279,17 @@ fn skipped(settings: &Settings) -> Result<Vec<String>, Refused> {
         ));
     }
     Ok(items)
+}
+
+fn files(settings: &Settings) -> Result<FilesOption, Refused> {
+    match settings.text("files").as_deref() {
+        None | Some("all") => Ok(FilesOption::All),
+        Some("on-demand") => Ok(FilesOption::OnDemand),
+        Some("none") => Ok(FilesOption::None),
+        Some(other) => {
+            Err(Refused::Fatal(format!("--files is `all`, `on-demand` or `none`, not `{other}`")))
+        }
+    }
 }
 
 fn argon2(settings: &Settings) -> Result<Argon2Cost, Refused> {

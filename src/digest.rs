@@ -1,8 +1,13 @@
 //! Digests of files: a streaming hasher and devpi's `type=hex` notation.
 
+use std::io::{self, Read};
+
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
+
+/// Bytes that are read at once.
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +139,21 @@ impl Hasher {
         }
         for (_, other) in &mut self.others {
             other.update(bytes);
+        }
+    }
+    /// Takes all that a reader gives.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub fn take_all(&mut self, reader: &mut impl Read) -> io::Result<()> {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match reader.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(n) => self.update(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
         }
     }
     /// The sums of all that was taken.

@@ -13,6 +13,7 @@ mod import;
 mod link;
 pub mod lost;
 pub mod master;
+mod mender;
 mod outgoing;
 mod pieces;
 pub mod plan;
@@ -23,6 +24,7 @@ mod relay;
 pub mod replicas;
 mod report;
 pub mod seen;
+mod sources;
 mod status;
 mod through;
 pub mod wire;
@@ -48,6 +50,7 @@ use auth::Signer;
 use fetcher::Fetcher;
 use files::{Files, Skip};
 use link::Link;
+use mender::Mender;
 use puller::{Hooks, Puller};
 use receipts::{Fate, Key};
 use relay::Relay;
@@ -58,6 +61,7 @@ pub use files::Sidecar;
 pub use link::{Known, State};
 pub use master::Master;
 pub use puller::RecordMaster;
+pub use sources::{Elsewhere, FilesWanted, SearchPath};
 pub use status::ReplicaStatus;
 pub use through::Wish;
 
@@ -86,6 +90,10 @@ pub struct ReplicaOptions {
     pub fetchers: usize,
     /// `--file-replication-skip-indexes`: names, types, or `all`.
     pub skip_indexes: Vec<String>,
+    /// `--files`.
+    pub files: FilesWanted,
+    /// `--replica-file-search-path`.
+    pub search_path: Option<SearchPath>,
     /// Records the uuid of the master at the first contact.
     pub record_master: RecordMaster,
     /// Is told the uuid of a master that answers in place of the recorded one; the process must end with status 3.
@@ -128,28 +136,36 @@ impl Replica {
         let twin = writer.store().local_value(link::TWIN_MASTER)?;
         let twin = twin.and_then(|uuid| String::from_utf8(uuid).ok());
         link.note(|known| known.twin = twin);
+        let is_all = options.files == FilesWanted::All;
         let wants = {
             let skip = skip.clone();
-            move |path: &FilePath| !skip.has_index(path.index())
+            move |path: &FilePath| is_all && !skip.has_index(path.index())
         };
         let (record_master, foreign_master) = (options.record_master, options.foreign_master);
-        let hooks = Hooks { record_master, foreign_master, wants: Box::new(wants) };
         let files = Files::new(
             link.clone(),
             writer.clone(),
             options.sidecar,
             skip,
+            (options.files, options.search_path),
             options.request_timeout,
         );
         let files = Arc::new(files);
-        let fetcher = Fetcher::start(&files, options.fetchers, &stop)?;
+        if !is_all {
+            files.review()?;
+        }
+        let fetchers = if is_all { options.fetchers } else { 0 };
+        let fetcher = Fetcher::start(&files, fetchers, &stop)?;
+        let (mender, mend) = Mender::new(files.clone());
+        let hooks = Hooks { record_master, foreign_master, mend, wants: Box::new(wants) };
+        let mender = spawn("mender", move || mender.run())?;
         let reports = {
             let (link, store, stop) = (link.clone(), writer.store().clone(), stop.clone());
             spawn("files-report", move || report::run(&link, &store, &stop))?
         };
         let puller = Puller::new(link.clone(), writer, hooks, stop.clone());
         let puller = spawn("puller", move || puller.run())?;
-        let threads = Mutex::new(vec![puller, reports]);
+        let threads = Mutex::new(vec![puller, reports, mender]);
         let store = files.store().clone();
         let relay = Arc::new(Relay::new(link.clone(), store, options.proxy_timeout, outside_url));
         let started_at = SystemTime::now();
@@ -242,17 +258,30 @@ impl Replica {
         now.or_else(|| Seen::load(self.files.store()).ok().flatten())
     }
 
+    /// Says how the upstreams of mirrors are asked; once, when the node stands.
+    pub fn set_elsewhere(&self, elsewhere: Elsewhere) {
+        self.files.sources.set_elsewhere(elsewhere);
+    }
+
+    /// Has a file fetched again that should be here and is not, or is damaged.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if disk or database fail.
+    pub fn refetch(&self, path: &FilePath) -> Result<()> {
+        log::error!("{path} is damaged here; it is fetched again");
+        self.files.store().blobs().remove(path)?;
+        if self.files.choice == FilesWanted::All {
+            self.files.writer().requeue(path)?;
+        }
+        Ok(())
+    }
+
     /// What is known of the master, the log and the files.
     ///
     /// # Errors
     /// `Kind::Internal` if the database fails.
     pub fn status(&self) -> Result<ReplicaStatus> {
-        ReplicaStatus::collect(
-            &self.link,
-            self.files.store(),
-            self.fetcher.times(),
-            self.started_at,
-        )
+        ReplicaStatus::collect(&self.link, &self.files, self.fetcher.times(), self.started_at)
     }
 
     /// The fields of a replica in `/+status`.

@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::api::cache::{FileCache, PageCache};
 use crate::api::docs::ZipCache;
 use crate::api::{Api, App, Node};
-use crate::config::Config;
+use crate::config::{Config, FilesOption};
 use crate::deadline::Deadline;
 use crate::digest::Hasher;
 use crate::error::{Context, Error, Kind, Result};
@@ -26,14 +26,14 @@ use crate::http::client::ClientOptions;
 use crate::http::listen::{Server, ServerOptions};
 use crate::mirror::{Mirrors, Source};
 use crate::model::acl::Policy;
-use crate::model::{metadata, setup, user};
-use crate::names::UserName;
+use crate::model::{index, metadata, setup, user};
+use crate::names::{IndexName, UserName};
 use crate::nodeinfo::{NodeInfo, Role};
 use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::{Gate, Signer};
 use crate::replication::herald::Herald;
 use crate::replication::master::Met;
-use crate::replication::{Master, Replica, ReplicaOptions};
+use crate::replication::{Elsewhere, FilesWanted, Master, Replica, ReplicaOptions, SearchPath};
 use crate::secret::{Argon2Cost, DevpiKeys, LoginTokens, ReplicaUuid, Secret};
 use crate::store::blobs::Staged;
 use crate::store::key::FilePath;
@@ -143,6 +143,9 @@ pub fn serve(config: Config) -> Result<()> {
     let node = node(&config, &info, &store, writer, &secret, ends.clone())?;
     let below = below(&config, &node, &store, &secret)?;
     let app = Arc::new(app(&config, &info, &store, (node, below), &secret)?);
+    if let Node::Replica(replica) = &app.node {
+        replica.set_elsewhere(elsewhere(&app));
+    }
     let server =
         Server::start(http_options(&config), Arc::new(Api(app.clone())), store.clock().clone())?;
     app.http.get_or_init(|| server.watcher());
@@ -255,6 +258,15 @@ fn node(
         request_timeout: config.request_timeout,
         fetchers: config.file_replication_threads,
         skip_indexes: config.file_replication_skip_indexes.clone(),
+        files: match config.files {
+            FilesOption::All => FilesWanted::All,
+            FilesOption::OnDemand => FilesWanted::OnDemand,
+            FilesOption::None => FilesWanted::None,
+        },
+        search_path: config
+            .replica_file_search_path
+            .clone()
+            .map(|folder| SearchPath { folder, links: config.hard_links }),
         record_master: Box::new(record_master(config, info)),
         foreign_master: Box::new(move |uuid| {
             let why = format!("{master_url} is another master ({uuid}) than the one recorded here");
@@ -322,6 +334,18 @@ fn sidecar(store: Arc<Store>) -> impl Fn(&FilePath, &Staged) -> Option<Staged> +
         let bytes = metadata::of_wheel(path.name(), wheel.open().ok()?)?;
         store.blobs().stage(&mut bytes.as_slice(), Hasher::new(), u64::MAX).ok()
     }
+}
+
+/// Asks for files of mirrors at their upstreams. The node holds the replica, so the replica must not hold the node.
+fn elsewhere(app: &Arc<App>) -> Elsewhere {
+    let app = Arc::downgrade(app);
+    Box::new(move |path, record| {
+        let app = app.upgrade()?;
+        let txn = app.store.read().ok()?;
+        let index = index::find(&txn, &IndexName::parse(path.index()).ok()?).ok()??;
+        drop(txn);
+        app.mirrors.elsewhere(&index, record).filter(|_| index.is_mirror())
+    })
 }
 
 fn http_options(config: &Config) -> ServerOptions {

@@ -11,6 +11,7 @@ pub mod expected;
 pub mod growing;
 mod incoming;
 pub mod key;
+pub mod lost;
 pub mod missing;
 pub mod receipts;
 pub mod record;
@@ -24,6 +25,7 @@ pub mod wanted;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use r2d2_sqlite::SqliteConnectionManager;
@@ -55,6 +57,7 @@ pub struct Store {
     blobs: Blobs,
     timelines: Mutex<Vec<Timeline>>,
     fence: Mutex<Option<Fence>>,
+    lost: AtomicU64,
 }
 
 /// The one right to write: a master's handlers share it, on a replica only the puller has it.
@@ -78,6 +81,7 @@ pub fn open(dir: &Path, readers: u32) -> Result<(Arc<Store>, Writer)> {
     let clock = Arc::new(SerialClock::new(txn::last_serial(&connection)?));
     let timelines = Mutex::new(timeline::load(&connection)?);
     let fence = Mutex::new(timeline::load_fence(&connection)?);
+    let lost = AtomicU64::new(lost::count(&connection)?);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let manager = SqliteConnectionManager::file(&file)
         .with_flags(flags)
@@ -88,7 +92,7 @@ pub fn open(dir: &Path, readers: u32) -> Result<(Arc<Store>, Writer)> {
         .test_on_check_out(false)
         .connection_timeout(CONNECTION_WAIT)
         .build(manager)?;
-    let store = Arc::new(Store { pool, clock, blobs, timelines, fence });
+    let store = Arc::new(Store { pool, clock, blobs, timelines, fence, lost });
     Ok((store.clone(), Writer { connection: Mutex::new(connection), store }))
 }
 

@@ -89,6 +89,8 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Position(_)
         | Route::Timelines
         | Route::Fence
+        | Route::Lost
+        | Route::Mend(_)
         | Route::User(..)
         | Route::Tokens(_)
         | Route::TokenCreate(_)

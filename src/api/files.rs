@@ -23,7 +23,7 @@ use crate::store::txn::Read;
 
 use super::cache::{Kept, OpenFile, Sources, source};
 use super::receipts::Call;
-use super::{App, Node, ask, at, auth, is_get, projects};
+use super::{App, Node, ask, at, auth, is_get, mend, projects};
 
 /// A file never changes under its address, which has its hash in it.
 const CACHE_FOR_EVER: &str = "max-age=365000000, immutable, public";
@@ -142,6 +142,12 @@ fn answer(app: &Arc<App>, request: Request, path: &FilePath, known: Known) -> Re
         return Ok(Reply::Now(at(known.serial, ask::result(200, "releasefilemeta", shown))));
     }
     match app.store.blobs().get(path)? {
+        Some((_, size_bytes)) if mend::is_damaged(&known.record, size_bytes) => {
+            if let Node::Replica(replica) = &app.node {
+                replica.refetch(path)?;
+            }
+            bring(app, request, path, known)
+        }
         Some(file) => keep(app, &request, path, known, file).map(Reply::Now),
         None => bring(app, request, path, known),
     }
@@ -177,7 +183,7 @@ fn bring(app: &Arc<App>, request: Request, path: &FilePath, known: Known) -> Res
                 }
             }))
         }
-        Node::Master { .. } => Err(Error::not_found("no such file")),
+        Node::Master { writer, .. } => Err(mend::note_lost(writer, path)),
     }
 }
 

@@ -30,6 +30,10 @@ pub enum Route {
     Timelines,
     /// `POST /+fence`
     Fence,
+    /// `GET /+files/lost`
+    Lost,
+    /// `PUT /+files/PATH`
+    Mend(FilePath),
     /// `GET /+changelog/N` and `/+changelog/N-`
     Changelog {
         /// The serial asked for.
@@ -134,9 +138,12 @@ impl Route {
     /// Where it may be served.
     pub fn access(&self) -> Access {
         match self {
-            Self::Changelog { .. } | Self::Position(_) | Self::Timelines | Self::Fence => {
-                Access::Replicate
-            }
+            Self::Changelog { .. }
+            | Self::Position(_)
+            | Self::Timelines
+            | Self::Fence
+            | Self::Lost
+            | Self::Mend(_) => Access::Replicate,
             Self::TokenCreate(_) | Self::TokenRevoke(..) => Access::Write,
             Self::Login | Self::Submit(_) | Self::Refresh(..) => Access::Write,
             Self::User(verb, _)
@@ -197,6 +204,10 @@ impl Route {
             }
             ["+timelines"] if method == Method::Get => Ok(Self::Timelines),
             ["+fence"] if method == Method::Post => Ok(Self::Fence),
+            ["+files", "lost"] if method == Method::Get => Ok(Self::Lost),
+            ["+files", rest @ ..] if method == Method::Put => {
+                FilePath::parse(&rest.join("/")).map(Self::Mend).ok_or_else(absent)
+            }
             ["+receipt", key] if method == Method::Get => Ok(Self::Receipt((*key).to_owned())),
             ["+search" | "+searchhelp", ..] => Ok(Self::Unsupported("search")),
             [user, "+tokens", rest @ ..] => tokens(method, user, rest).ok_or_else(absent),

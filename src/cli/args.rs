@@ -113,6 +113,10 @@ command! {
         file_replication_threads: Option;
         /// indexes, types of index, or all: files that a replica fetches only when asked for
         file_replication_skip_indexes: Option;
+        /// all, on-demand (files that clients ask for stay) or none (they are passed through; default: all)
+        files: Option;
+        /// folder with files of another server, or an export, in which a replica looks before it asks its master
+        replica_file_search_path: Option;
         /// certificate and key (PEM) that a replica shows to its master
         replica_cert: Option;
         /// seconds that an upstream index may stay silent (default: 5)
@@ -134,6 +138,8 @@ command! {
         absolute_urls;
         /// offer the metadata of wheels on simple pages
         enable_core_metadata;
+        /// files found in --replica-file-search-path get a second name here instead of a copy
+        hard_links;
         /// never ask an upstream index
         offline_mode;
         /// log details

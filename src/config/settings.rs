@@ -196,14 +196,17 @@ mod tests {
             Settings::new(Program::Serve, given(typed), map(set), section(file)).err()
         };
         for refused in [
-            why(&[("hard-links", "true")], &[], &[]),
-            why(&[], &[("DEVPISERVER_HARD_LINKS", "1")], &[]),
-            why(&[], &[], &[("hard-links", "yes")]),
+            why(&[("debug-macros", "true")], &[], &[]),
+            why(&[], &[("DEVPISERVER_DEBUG_MACROS", "1")], &[]),
+            why(&[], &[], &[("debug-macros", "yes")]),
         ] {
             let Some(Refused::Fatal(text)) = refused else { panic!("{refused:?}") };
-            assert!(text.contains("--hard-links") && text.contains("not supported yet"), "{text}");
+            assert!(
+                text.contains("--debug-macros") && text.contains("not supported yet"),
+                "{text}"
+            );
         }
-        assert_eq!(why(&[], &[], &[("hard-links", "no")]), None);
+        assert_eq!(why(&[], &[], &[("debug-macros", "no")]), None);
     }
 
     #[test]

@@ -19,8 +19,11 @@ use crate::sync::{Mutex, lock};
 
 use super::files::{Files, Outcome};
 
-/// devpi's pauses before a file is tried again: the first, the longest, and the factor between two.
-const RETRY: (Duration, Duration, f64) = (Duration::from_secs(11), Duration::from_secs(3600), 1.5);
+/// The pauses before a file is tried again: the first and the factor between two as in devpi; the longest is of
+/// minutes, since whoever mended the cause wants to see the file come.
+const RETRY: (Duration, Duration, f64) = (Duration::from_secs(11), Duration::from_secs(300), 1.5);
+/// How long a mirror's file that nobody has is left alone.
+const UNAVAILABLE: Duration = Duration::from_secs(3600);
 /// The first pause when the master is away, and the longest.
 const AWAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// So many files at which the master went away are passed over before they get another turn.
@@ -90,7 +93,7 @@ impl Fetcher {
 
 type Done = (Wanted, Outcome);
 
-fn work(files: &Files, jobs: &Receiver<Wanted>, done: &Sender<Done>) {
+fn work(files: &Arc<Files>, jobs: &Receiver<Wanted>, done: &Sender<Done>) {
     for wanted in jobs {
         let outcome = match catch_unwind(AssertUnwindSafe(|| files.fetch(&wanted))) {
             Ok(Ok(outcome)) => outcome,
@@ -122,6 +125,9 @@ impl Queue {
     fn run(mut self, results: &Receiver<Done>) {
         let commits = self.files.store().clock().watch();
         let pokes = self.files.link.pokes();
+        if let Err(error) = self.files.review() {
+            log::error!("the records cannot be gone through for files that miss: {error}");
+        }
         while !self.stop.is_set() {
             let sleep = self.feed().unwrap_or_else(|error| {
                 log::error!("the queue of files cannot be read: {error}");
@@ -209,6 +215,10 @@ impl Queue {
                 log::info!("{path} is not fetched: {reason}");
                 writer.fetch_gone(path, &reason)
             }
+            Outcome::Unavailable(reason) => {
+                log::info!("{path} is to be had nowhere at present: {reason}");
+                writer.fetch_unavailable(path, &reason, UNAVAILABLE)
+            }
             Outcome::Failed(reason) => {
                 let pause = retry_pause(wanted.tries);
                 log::warn!(
@@ -253,11 +263,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_by_half_up_to_an_hour() {
+    fn pauses_grow_by_half_up_to_five_minutes() {
         let pauses: Vec<_> =
-            [0, 1, 2, 14, 15, 4_000_000_000].map(retry_pause).map(|p| p.as_secs_f64()).into();
+            [0, 1, 2, 8, 9, 4_000_000_000].map(retry_pause).map(|p| p.as_secs_f64()).into();
         assert_eq!(pauses[..3], [11.0, 16.5, 24.75]);
-        assert!(3000.0 < pauses[3] && pauses[3] < 3600.0);
-        assert_eq!(pauses[4..], [3600.0, 3600.0]);
+        assert!(200.0 < pauses[3] && pauses[3] < 300.0);
+        assert_eq!(pauses[4..], [300.0, 300.0]);
     }
 }

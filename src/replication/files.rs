@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::http::client::{Answer, ClientBody, Timeouts};
 use crate::http::lanes::{Lane, Size};
 use crate::http::request::Headers;
+use crate::http::resume::{self, Ask, Manner, Opened, Steady};
 use crate::names::UserName;
 use crate::store::blobs::Staged;
 use crate::store::expected::Expected;
@@ -19,6 +20,7 @@ use crate::store::wanted::Wanted;
 use crate::store::{Store, Writer};
 
 use super::link::{self, CONNECT, Link};
+use super::sources::{self, FilesWanted, SearchPath, Sources};
 use super::wire;
 
 /// The largest file that is taken when its record does not say its size, in bytes: a lying master must not fill the
@@ -27,6 +29,9 @@ pub(super) const FILE_BYTES_MAX: u64 = 64 << 30;
 
 /// Where clients say who they are.
 const CREDENTIALS: [&str; 2] = ["authorization", "x-devpi-auth"];
+
+/// The choice of files at the last start, among the local values.
+const CHOSEN: &str = "files-chosen";
 
 /// How long a stop waits for what is under way.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -46,6 +51,10 @@ pub struct Files {
     /// Those that clients wait for.
     pub(super) arrivals: Arrivals,
     pub(super) lane: Lane<Work>,
+    /// Where else bytes are found.
+    pub sources: Sources,
+    /// What of all files is to be here.
+    pub choice: FilesWanted,
     writer: Arc<Writer>,
     sidecar: Sidecar,
     skip: Skip,
@@ -64,6 +73,8 @@ pub enum Outcome {
     Done,
     /// It is not to be had, for good.
     Gone(String),
+    /// Nobody has this mirror's file at present.
+    Unavailable(String),
     /// It was not to be had this time.
     Failed(String),
     /// The master was not to be had.
@@ -88,11 +99,13 @@ impl Files {
         writer: Arc<Writer>,
         sidecar: Sidecar,
         skip: Skip,
+        (choice, search): (FilesWanted, Option<SearchPath>),
         timeout: Duration,
     ) -> Self {
+        let sources = Sources::new(search);
         let (arrivals, lane) =
             (Arrivals::default(), Lane::new("through", WAITED_FOR, |work: Work| work()));
-        Self { link, arrivals, lane, writer, sidecar, skip, timeout }
+        Self { link, arrivals, lane, sources, choice, writer, sidecar, skip, timeout }
     }
 
     /// The store that they are put in.
@@ -151,11 +164,31 @@ impl Files {
         self.link.send("GET", &target, &headers, ClientBody::None, timeouts)
     }
 
+    /// Lists what misses if another choice of files was made than at the last start.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn review(&self) -> Result<()> {
+        let chosen = format!("{} {}", self.choice.as_str(), self.skip.0.join(","));
+        if self.store().local_value(CHOSEN)?.as_deref() == Some(chosen.as_bytes()) {
+            return Ok(());
+        }
+        match self.choice {
+            FilesWanted::All => {
+                let wants = |path: &FilePath| !self.skip.has_index(path.index());
+                let listed = self.writer.requeue_all(&wants)?;
+                log::info!("{listed} files are missing and will be fetched");
+            }
+            _ => self.writer.want_nothing()?,
+        }
+        self.writer.set_local_value(CHOSEN, Some(chosen.as_bytes()))
+    }
+
     /// Brings one file of the queue.
     ///
     /// # Errors
     /// `Kind::Internal` if disk or database fail.
-    pub fn fetch(&self, wanted: &Wanted) -> Result<Outcome> {
+    pub fn fetch(self: &Arc<Self>, wanted: &Wanted) -> Result<Outcome> {
         let path = &wanted.path;
         let (value, kind) = self.look_up(path)?;
         let Some(value) = value else { return Ok(Outcome::Gone("it was deleted".to_owned())) };
@@ -163,21 +196,77 @@ impl Files {
         if kind.is_some_and(|kind| self.skip.has_type(kind)) {
             return Ok(Outcome::Gone("its index is of a type that is not replicated".to_owned()));
         }
+        let record = Dict::decode(&value)?;
+        let expected = Expected::of(&record);
+        if self.is_right_here(path, &expected)? {
+            self.writer.fetch_done(path)?;
+            return Ok(Outcome::Done);
+        }
+        if let Some(staged) = self.sources.search(self.store().blobs(), path, &record, &expected)? {
+            self.place(path, &expected, staged)?;
+            return Ok(Outcome::Done);
+        }
+        let outcome = self.ask_master(path, &value, &expected, kind)?;
+        let is_elsewhere = matches!(outcome, Outcome::Unavailable(_) | Outcome::Failed(_));
+        match self.sources.elsewhere(path, &record).filter(|_| is_elsewhere) {
+            Some(ask) => Ok(self.ask_upstream(path, &value, &expected, ask).unwrap_or(outcome)),
+            None => Ok(outcome),
+        }
+    }
+
+    /// Whether the file lies here with the right bytes: a crash may have come between its place and the note of it.
+    /// What is something else is removed.
+    fn is_right_here(&self, path: &FilePath, expected: &Expected) -> Result<bool> {
+        let blobs = self.store().blobs();
+        let Some((mut file, _)) = blobs.get(path)? else { return Ok(false) };
+        let mut hasher = expected.hasher();
+        hasher.take_all(&mut file)?;
+        if expected.is_known() && expected.check(&hasher.finish()).is_ok() {
+            return Ok(true);
+        }
+        blobs.remove(path)?;
+        Ok(false)
+    }
+
+    fn ask_master(
+        self: &Arc<Self>,
+        path: &FilePath,
+        value: &[u8],
+        expected: &Expected,
+        kind: Option<&str>,
+    ) -> Result<Outcome> {
         let started = SystemTime::now();
-        let answer = match self.ask(path, &[], 1) {
-            Ok(answer) => answer,
+        let (files, asked) = (self.clone(), path.clone());
+        let ask: Ask = Box::new(move |fields| files.ask(&asked, fields, 1));
+        let manner = Manner { is_checked: expected.is_known(), asks_again: false };
+        let mut body = match resume::open(ask, manner) {
+            Ok(Opened::Body(body)) => body,
+            Ok(Opened::Refused(answer)) => return Ok(judge(answer.status, kind, answer)),
             // The master answered others meanwhile, so this file is what it cannot do.
             Err(error) if self.link.known().answered_at.is_some_and(|at| started < at) => {
                 return Ok(Outcome::Failed(error.to_string()));
             }
             Err(error) => return Ok(Outcome::Away(error.to_string())),
         };
-        match answer.status {
-            200 => Ok(self
-                .take(path, &value, answer)
-                .unwrap_or_else(|e| Outcome::Failed(e.to_string()))),
-            status => Ok(judge(status, kind, answer)),
-        }
+        let taken = self.take(path, value, expected, &mut body, sources::MASTER);
+        Ok(taken.unwrap_or_else(|error| Outcome::Failed(error.to_string())))
+    }
+
+    /// The file from the upstream of its mirror; none if that has it not either.
+    fn ask_upstream(
+        &self,
+        path: &FilePath,
+        value: &[u8],
+        expected: &Expected,
+        ask: Ask,
+    ) -> Option<Outcome> {
+        let manner = Manner { is_checked: expected.is_known(), asks_again: false };
+        let mut body = match resume::open(ask, manner) {
+            Ok(Opened::Body(body)) if expected.is_known() => body,
+            _ => return None,
+        };
+        let taken = self.take(path, value, expected, &mut body, sources::UPSTREAM);
+        taken.inspect_err(|error| log::warn!("{path} from its upstream: {error}")).ok()
     }
 
     /// The record of a file as bytes, and the type of its index, as far as there are such.
@@ -190,15 +279,21 @@ impl Files {
         Ok((value, config.and_then(|config| Some(config.text("type")?.to_owned()))))
     }
 
-    fn take(&self, path: &FilePath, value: &[u8], mut answer: Answer) -> Result<Outcome> {
-        let expected = Expected::of(&Dict::decode(value)?);
+    fn take(
+        &self,
+        path: &FilePath,
+        value: &[u8],
+        expected: &Expected,
+        body: &mut Steady,
+        source: &'static str,
+    ) -> Result<Outcome> {
         let bytes_max = expected.size_bytes.unwrap_or(FILE_BYTES_MAX);
-        let staged = self.store().blobs().stage(&mut answer.body, expected.hasher(), bytes_max)?;
-        expected.check(&staged.sums)?;
+        let staged = self.store().blobs().stage(body, expected.hasher(), bytes_max)?;
+        expected.check(&staged.sums).inspect_err(|_| self.sources.suspect(source))?;
         if self.look_up(path)?.0.as_deref() != Some(value) {
             return Ok(Outcome::Done);
         }
-        self.place(path, &expected, staged)?;
+        self.place(path, expected, staged)?;
         Ok(Outcome::Done)
     }
 
@@ -250,7 +345,7 @@ fn judge(status: u16, kind: Option<&str>, answer: Answer) -> Outcome {
             Outcome::Gone("its index is gone, and the master has it no more".to_owned())
         }
         (404 | 502, Some("mirror")) => {
-            Outcome::Gone("the master's mirror has it no more".to_owned())
+            Outcome::Unavailable("neither the master's mirror nor its upstream has it".to_owned())
         }
         _ => Outcome::Failed(format!("the master answered {status} {reason}")),
     }

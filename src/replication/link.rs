@@ -299,6 +299,18 @@ impl Link {
         self.ask_once(self.manner(), method, target, extra, timeouts)
     }
 
+    /// Sends the master a body as this replica. It is sent once: whoever has a nonce is not asked for another one.
+    ///
+    /// # Errors
+    /// Those of `Client::request`.
+    pub fn put(&self, target: &str, body: ClientBody, timeouts: Timeouts) -> Result<Answer> {
+        let mut headers = self.headers();
+        headers.extend(self.signer.authorize(self.manner(), "PUT", target)?);
+        let answer = self.send("PUT", target, &headers, body, timeouts)?;
+        self.signer.learn(&answer.headers);
+        Ok(answer)
+    }
+
     fn ask_once(
         &self,
         manner: Manner,
@@ -347,18 +359,13 @@ impl Link {
         let _ = answer.body.by_ref().take(PAGE_BYTES_MAX).read_to_end(&mut page);
         let (url, status) = (shown(&self.url), answer.status);
         let text = String::from_utf8_lossy(&page);
-        let said = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let message = match (self.client.explain_page(&self.url, &text), status) {
             (Some(message), _) => message,
-            (None, 502) => {
-                format!("the proxy at {url} does not reach the master behind it (502): {said}")
-            }
-            (None, 503) => {
-                format!("the proxy at {url} has no master to pass this on to (503): {said}")
-            }
+            (None, 502) => format!("the proxy at {url} does not reach the master behind it (502)"),
+            (None, 503) => format!("the proxy at {url} has no master to pass this on to (503)"),
             (None, 504) => format!(
                 "the proxy at {url} did not wait long enough for the master (504): polls are open for 30 s, and \
-                 changes as long as they take. In nginx that is proxy_read_timeout: {said}"
+                 changes as long as they take. In nginx that is proxy_read_timeout"
             ),
             (None, _) => {
                 answer.body = Box::new(std::io::Cursor::new(page).chain(answer.body));

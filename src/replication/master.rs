@@ -131,6 +131,14 @@ impl Master {
         self.0.admit_any(request).map_or_else(|refusal| refusal, answer)
     }
 
+    /// Refuses whoever is no replica.
+    ///
+    /// # Errors
+    /// The answer for one who is none.
+    pub fn require(&self, request: &Request) -> std::result::Result<(), Box<Response>> {
+        self.0.admit_any(request).map(drop).map_err(Box::new)
+    }
+
     /// Answers `GET /+timelines`.
     pub fn timelines(&self, request: &Request) -> Response {
         let answer = |_| handshake::answer_timelines(&self.0.store);
@@ -257,6 +265,10 @@ impl Inner {
             (Ok(answer), Ok(Some(own))) => answer.with_header(wire::POSITION, own.to_string()),
             (Err(e), _) | (_, Err(e)) => broken(&e),
         };
+        let lost = self.store.lost_count();
+        if tells_position && 0 < lost {
+            answer = answer.with_header(wire::LOST, lost.to_string());
+        }
         answer = at(now, answer);
         if takes_nonce {
             self.lend_nonce(&mut answer);

@@ -17,6 +17,7 @@ use crate::store::key::FilePath;
 use super::handshake::{self, WirePosition};
 use super::import::{Broken, End, Import, Source};
 use super::link::{self, CONNECT, Link, State};
+use super::mender::Word;
 use super::seen::{Diary, Seen};
 use super::{replicas, wire};
 
@@ -45,6 +46,8 @@ pub struct Hooks {
     pub record_master: RecordMaster,
     /// Is told the uuid of a foreign master, of which nothing may be applied, and ends the process.
     pub foreign_master: Box<dyn Fn(&str) + Send + Sync>,
+    /// Is told when the master says that it has lost files.
+    pub mend: Word,
     /// Whether the bytes of a file are to be fetched.
     pub wants: Box<dyn Fn(&FilePath) -> bool + Send + Sync>,
 }
@@ -199,6 +202,9 @@ impl Puller {
         self.learn_path(&answer)?;
         self.link.note_serial(serial);
         self.note_seen(false);
+        if answer.headers.has(wire::LOST) {
+            self.hooks.mend.give();
+        }
         if let Some(theirs) = &theirs {
             self.learn_timelines(theirs)?;
             self.record(&uuid).map_err(Failure::of(State::Failing))?;

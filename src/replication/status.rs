@@ -6,11 +6,12 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::error::Result;
 use crate::serial::Serial;
-use crate::store::Store;
 use crate::store::wanted::{Counts, Failure};
 
 use super::fetcher::Times;
+use super::files::Files;
 use super::link::{Known, Link};
+use super::sources::FilesWanted;
 use super::wire;
 
 /// How many failed files are listed.
@@ -33,16 +34,21 @@ pub struct ReplicaStatus {
     pub files: Counts,
     /// Files that failed, at most a page of them.
     pub failures: Vec<Failure>,
+    /// What of all files is to be here.
+    pub choice: FilesWanted,
+    /// How often each source gave wrong bytes.
+    pub suspects: Json,
 }
 
 impl ReplicaStatus {
     pub(super) fn collect(
         link: &Link,
-        store: &Store,
+        files: &Files,
         times: Times,
         started_at: SystemTime,
     ) -> Result<Self> {
-        let known = link.known();
+        let (known, store) = (link.known(), files.store());
+        let (choice, suspects) = (files.choice, files.sources.suspects_json());
         let files = store.wanted_counts()?;
         let is_all_here = times.first_at.is_some() && files.wanted + files.failed == 0;
         Ok(Self {
@@ -53,6 +59,8 @@ impl ReplicaStatus {
             files,
             failures: store.failures(ERRORS_MAX)?,
             known,
+            choice,
+            suspects,
         })
     }
 
@@ -91,9 +99,17 @@ impl ReplicaStatus {
             ("replication-state-reason", json!(known.trouble)),
             ("last-common-serial", known.common.map_or(Json::Null, |at| Serial::wire(at).into())),
             ("batches-rejected", known.rejected.into()),
+            ("files", self.choice.as_str().into()),
+            ("suspect-sources", self.suspects.clone()),
             ("files-wanted", self.files.wanted.into()),
             ("files-failed", self.files.failed.into()),
+            ("files-unavailable", self.files.unavailable.into()),
             ("files-gone", self.files.gone.into()),
+            ("files-missing-bytes", self.files.bytes.into()),
+            (
+                "files-missing-since-serial",
+                self.files.oldest.map_or(Json::Null, |s| s.get().into()),
+            ),
         ] {
             shown.insert(name.to_owned(), value);
         }

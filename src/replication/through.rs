@@ -18,6 +18,7 @@ use crate::store::record::Dict;
 use crate::store::txn::Read as _;
 
 use super::files::{FILE_BYTES_MAX, Files, not_sent};
+use super::sources::FilesWanted;
 
 /// The longest wait until it is known how a file is to be answered with.
 const OUTLOOK_WAIT: Duration = Duration::from_secs(60);
@@ -71,7 +72,7 @@ pub fn file(files: &Arc<Files>, wish: Wish) -> Result<Reply> {
     let errand = Errand {
         path: wish.path.clone(),
         expected,
-        place: Place::Record,
+        place: if files.choice == FilesWanted::None { Place::Nowhere } else { Place::Record },
         client: None,
         patience: if is_mirrored { MIRROR_PATIENCE } else { 1 },
         elsewhere: wish.elsewhere,
@@ -106,6 +107,7 @@ pub fn unknown(files: &Arc<Files>, wish: Unknown) -> Result<Response> {
     let Unknown { path, client, wanted, elsewhere, error } = wish;
     let patience = if elsewhere.is_some() { MIRROR_PATIENCE } else { 1 };
     let (expected, place, client) = match metadata_of(files, &path)? {
+        Some(expected) if files.choice == FilesWanted::None => (expected, Place::Nowhere, None),
         Some(expected) => (expected, Place::Sidecar, None),
         None => (Expected::of_path(path.as_str()), Place::Nowhere, Some(client)),
     };

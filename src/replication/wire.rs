@@ -77,6 +77,13 @@ pub const TIMELINES: &str = "/+timelines";
 /// How far a replica's files have come, on its requests: `SERIAL:MISSING`.
 pub const FILES: &str = "X-TWINPI-FILES";
 
+/// How many files a master has lost, on answers to polls, when there are any.
+pub const LOST: &str = "X-TWINPI-LOST";
+/// The path of the list of them.
+pub const LOST_FILES: &str = "/+files/lost";
+/// The path below which a replica gives files back.
+pub const GIVE_BACK: &str = "/+files/";
+
 /// The key of a request that is to be carried out once.
 pub const RECEIPT: &str = "X-TWINPI-RECEIPT";
 /// On the answer to a request that was carried out before.

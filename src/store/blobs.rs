@@ -157,6 +157,20 @@ impl Blobs {
         }
     }
 
+    /// Stages a file of another folder by a second name where the file system allows it, else by a copy. It must never
+    /// change in place.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn link(&self, place: &Path, mut file: File, mut hasher: Hasher) -> Result<Staged> {
+        let link = |name: &Path| fs::hard_link(place, name).and_then(|()| File::open(name));
+        let Ok(linked) = tempfile::Builder::new().make_in(&self.staging, link) else {
+            return self.stage(&mut file, hasher, u64::MAX);
+        };
+        hasher.take_all(&mut file)?;
+        Ok(Staged { file: linked, sums: hasher.finish(), is_link: true })
+    }
+
     fn place_of(&self, path: &FilePath) -> PathBuf {
         self.files.join(path.as_str())
     }

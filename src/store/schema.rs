@@ -13,7 +13,7 @@ const BUSY: Duration = Duration::from_secs(5);
 const STATEMENTS_CACHED: usize = 64;
 
 /// Each step brings the database from the version that is its place in this list to the next one.
-const MIGRATIONS: [&str; 4] = [FIRST, RECEIPTS, TIMELINES, TIMES];
+const MIGRATIONS: [&str; 5] = [FIRST, RECEIPTS, TIMELINES, TIMES, SIZES];
 
 const FIRST: &str = "
     CREATE TABLE changelog (
@@ -80,6 +80,15 @@ const TIMES: &str = "
     ALTER TABLE changelog ADD COLUMN committed_at INTEGER;
     ALTER TABLE changelog ADD COLUMN applied_at INTEGER;
     CREATE INDEX wanted_serial ON wanted (serial) WHERE state != 'gone';
+";
+
+/// How large wanted files are, and the files that a master knows to have lost.
+const SIZES: &str = "
+    ALTER TABLE wanted ADD COLUMN size INTEGER;
+    CREATE TABLE lost (
+        path TEXT PRIMARY KEY,
+        noted_at INTEGER NOT NULL
+    );
 ";
 
 /// What a connection is for.

@@ -151,7 +151,9 @@ fn an_empty_answer_is_asked_again_at_once_but_not_in_a_storm() {
 #[test]
 fn refusals_are_asked_again_with_growing_pauses_and_named() {
     for status in [302, 403, 404, 500, 503] {
-        let (server, count) = fake(move |_| wire::failure(status, "the reason why"));
+        let (server, count) = fake(move |_| {
+            wire::failure(status, "the reason why").with_header(wire::API_VERSION, "2")
+        });
         let replica = ReplicaNode::start(&server.url());
         let told = trouble(&replica);
         assert!(told.contains("the reason why"), "{told}");

@@ -114,7 +114,7 @@ fn wrong_bytes_are_never_stored_and_the_file_is_named_and_tried_again() {
     for (fault, says) in [
         (Fault::Lie, "digest"),
         (Fault::EndAfter(1000), "1000 bytes"),
-        (Fault::CutAfter(1000), "broke off"),
+        (Fault::TooLong(10), "over 300000 bytes"),
     ] {
         master.server.spoil("x-1.zip", fault);
         let replica = ReplicaNode::start(&master.url());

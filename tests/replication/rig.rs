@@ -1,9 +1,8 @@
-//! A master and a replica without the interface above them, and a small HTTP server that can be told to misbehave.
+//! A master and a replica without the interface above them.
 
-use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::io::{self, Read, Seek};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,18 +10,21 @@ use std::time::{Duration, Instant};
 use twinpi::deadline::Deadline;
 use twinpi::digest::{Digest, Hasher};
 use twinpi::http::client::ClientOptions;
+use twinpi::http::range::{Validators, Wanted};
 use twinpi::http::request::{Headers, Method, Request};
 use twinpi::http::response::{Body, Reply, Response};
 use twinpi::names::{IndexName, UserName};
 use twinpi::replication::auth::{Gate, Manner, Signer};
 use twinpi::replication::master::Met;
-use twinpi::replication::{Master, Replica, ReplicaOptions, wire};
+use twinpi::replication::{FilesWanted, Master, Replica, ReplicaOptions, wire};
 use twinpi::secret::{Argon2Cost, DevpiKeys, ReplicaUuid, Salt, Secret};
-use twinpi::serial::{Serial, SerialClock};
+use twinpi::serial::Serial;
 use twinpi::store::key::{self, FilePath};
 use twinpi::store::record::Dict;
 use twinpi::store::txn::Read as _;
 use twinpi::store::{self, Store, Writer};
+
+pub use super::mini::{Fault, Handler, Mini};
 
 pub const MASTER: &str = "c57fb9fd00524a659acc50ba36e5b4dc";
 pub const REPLICA: &str = "66db0e02caac439997539025de1ed5f1";
@@ -138,8 +140,6 @@ impl MasterNode {
     }
 }
 
-pub type Handler = Arc<dyn Fn(Request) -> Reply + Send + Sync>;
-
 /// A master's interface as far as replicas need it: the changelog, files, and `PUT /{user}` as a change.
 pub fn serve_master(home: &Home, uuid: &'static str) -> (Master, Handler) {
     serve_master_that(home, uuid, Box::new(|_| {}))
@@ -214,10 +214,18 @@ fn file_answer(store: &Store, master: &Master, request: &Request, path: &str) ->
     let Some(path) = FilePath::parse(&path) else { return wire::failure(404, "no such page") };
     let row = store.read().expect("readable").row(path.as_str()).expect("readable");
     let mut response = match (row, store.blobs().get(&path).expect("readable")) {
-        (_, Some((file, length))) => Response::new(200)
-            .with_header("Content-Type", "application/octet-stream")
-            .with_header("X-Private", "the master's own")
-            .with_body(Body::File { file, offset: 0, length }),
+        (_, Some((file, length))) => {
+            let response = Response::new(200)
+                .with_header("Content-Type", "application/octet-stream")
+                .with_header("X-Private", "the master's own");
+            let etag = format!("\"{}\"", path.as_str());
+            let validators = Validators { etag: Some(&etag), modified: None };
+            let body =
+                |offset, length| twinpi::error::Result::Ok(Body::File { file, offset, length });
+            Wanted::of(request)
+                .answer(response.with_header("ETag", etag.clone()), validators, length, body)
+                .expect("a part")
+        }
         (Some(row), None) if row.value.is_none() => {
             wire::failure(410, "file existed, deleted in later serial")
         }
@@ -288,6 +296,8 @@ impl ReplicaNode {
             foreign_master: Box::new(move |message| {
                 tell.lock().expect("whole").push(message.to_owned())
             }),
+            files: FilesWanted::All,
+            search_path: None,
             sidecar: Arc::new(|_, _| None),
         };
         change(&mut options);
@@ -354,7 +364,8 @@ pub fn body_of(response: Response) -> io::Result<Vec<u8>> {
         Body::Empty => {}
         Body::Owned(owned) => bytes = owned,
         Body::Shared(shared) => bytes = shared.to_vec(),
-        Body::File { file, length, .. } => {
+        Body::File { mut file, offset, length } => {
+            file.seek(io::SeekFrom::Start(offset))?;
             file.take(length).read_to_end(&mut bytes)?;
         }
         Body::Stream { mut reader, .. } => {
@@ -366,228 +377,4 @@ pub fn body_of(response: Response) -> io::Result<Vec<u8>> {
 
 pub fn text_of(response: Response) -> String {
     String::from_utf8(body_of(response).expect("whole")).expect("text")
-}
-
-/// How an answer is spoilt.
-#[derive(Clone, Copy, Debug)]
-pub enum Fault {
-    /// The connection ends after so many bytes of the body as it is sent.
-    CutAfter(usize),
-    /// The stream ends properly after so many bytes, as if that were all.
-    EndAfter(usize),
-    /// The connection ends before the answer, after the request was carried out.
-    NoAnswer,
-    /// One bit of the body is another.
-    Lie,
-}
-
-/// A small server: one thread per connection, no limits, faults on request.
-pub struct Mini {
-    address: SocketAddr,
-    state: Arc<MiniState>,
-    accepting: Mutex<Option<thread::JoinHandle<()>>>,
-}
-
-struct MiniState {
-    handler: Handler,
-    clock: Arc<SerialClock>,
-    faults: Mutex<VecDeque<(String, Fault)>>,
-    streams: Mutex<Vec<TcpStream>>,
-    is_stopped: AtomicBool,
-}
-
-impl Mini {
-    pub fn start(clock: Arc<SerialClock>, handler: Handler) -> Self {
-        Self::start_at("127.0.0.1:0", clock, handler)
-    }
-    pub fn start_at(address: &str, clock: Arc<SerialClock>, handler: Handler) -> Self {
-        let listener = TcpListener::bind(address).expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let state = Arc::new(MiniState {
-            handler,
-            clock,
-            faults: Mutex::default(),
-            streams: Mutex::default(),
-            is_stopped: AtomicBool::new(false),
-        });
-        let accepting = thread::spawn({
-            let accepting = state.clone();
-            move || {
-                for stream in listener.incoming().map_while(Result::ok) {
-                    if accepting.is_stopped.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    stream.set_nodelay(true).expect("a socket");
-                    accepting
-                        .streams
-                        .lock()
-                        .expect("whole")
-                        .push(stream.try_clone().expect("a socket"));
-                    let state = accepting.clone();
-                    thread::spawn(move || state.serve(stream));
-                }
-            }
-        });
-        Self { address, state, accepting: Mutex::new(Some(accepting)) }
-    }
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-    pub fn address(&self) -> String {
-        self.address.to_string()
-    }
-    /// Spoils the next answer to a target that contains this.
-    pub fn spoil(&self, target: &str, fault: Fault) {
-        self.state.faults.lock().expect("whole").push_back((target.to_owned(), fault));
-    }
-    /// Ends all connections and listens no more.
-    pub fn stop(&self) {
-        self.state.is_stopped.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        if let Some(accepting) = self.accepting.lock().expect("whole").take() {
-            accepting.join().expect("no panic"); // the port is closed after that
-        }
-        for stream in self.state.streams.lock().expect("whole").drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-impl Drop for Mini {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-impl MiniState {
-    fn serve(&self, stream: TcpStream) {
-        let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
-        while let Some(request) = read_request(&mut reader) {
-            let target = request.target.clone();
-            let fault = self.take_fault(&target);
-            let is_head = request.method == Method::Head;
-            let response = self.answer((self.handler)(request));
-            if !matches!(send(&stream, response, fault, is_head), Ok(true)) {
-                break;
-            }
-        }
-        let _ = stream.shutdown(Shutdown::Both);
-    }
-
-    fn take_fault(&self, target: &str) -> Option<Fault> {
-        let mut faults = self.faults.lock().expect("whole");
-        let at = faults.iter().position(|(part, _)| target.contains(part.as_str()))?;
-        faults.remove(at).map(|(_, fault)| fault)
-    }
-
-    fn answer(&self, reply: Reply) -> Response {
-        match reply {
-            Reply::Now(response) => response,
-            Reply::Remote(job) => self.answer(job()),
-            Reply::Park(park) => {
-                self.clock.wait_for(park.wanted, park.deadline);
-                self.answer((park.resume)())
-            }
-        }
-    }
-}
-
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|n| 0 < *n)?;
-    let mut words = line.split(' ');
-    let (method, target) = (Method::parse(words.next()?), words.next()?.to_owned());
-    let mut headers = Headers::default();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.push(name.trim(), value.trim());
-    }
-    let length = headers.get("content-length").and_then(|n| n.parse::<usize>().ok());
-    let body = match length {
-        Some(length) => {
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).ok()?;
-            body
-        }
-        None if headers.has("transfer-encoding") => read_chunks(reader)?,
-        None => Vec::new(),
-    };
-    Some(Request {
-        method,
-        target,
-        headers,
-        peer: reader.get_ref().peer_addr().ok(),
-        deadline: Deadline::after(Duration::from_secs(30)),
-        body_length: length.map(|n| n as u64),
-        body: Box::new(io::Cursor::new(body)),
-    })
-}
-
-fn read_chunks(reader: &mut impl BufRead) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let size = usize::from_str_radix(line.trim(), 16).ok()?;
-        let start = body.len();
-        body.resize(start + size, 0);
-        reader.read_exact(&mut body[start..]).ok()?;
-        reader.read_line(&mut String::new()).ok()?;
-        if size == 0 {
-            return Some(body);
-        }
-    }
-}
-
-/// Sends an answer; true if the connection can go on.
-fn send(
-    mut stream: &TcpStream,
-    response: Response,
-    fault: Option<Fault>,
-    is_head: bool,
-) -> io::Result<bool> {
-    if matches!(fault, Some(Fault::NoAnswer)) {
-        return Ok(false);
-    }
-    let is_chunked = matches!(response.body, Body::Stream { length: None, .. });
-    let mut head = format!(
-        "HTTP/1.1 {} {}\r\n",
-        response.status,
-        response.reason.as_deref().unwrap_or("Reason")
-    );
-    for (name, value) in &response.headers {
-        head += &format!("{name}: {value}\r\n");
-    }
-    let mut body = body_of(response)?;
-    let length = body.len();
-    match fault {
-        Some(Fault::EndAfter(n)) => body.truncate(n),
-        Some(Fault::Lie) => body[length / 2] ^= 1,
-        _ => {}
-    }
-    if is_chunked || matches!(fault, Some(Fault::EndAfter(_))) {
-        head += "Transfer-Encoding: chunked\r\n\r\n";
-        let mut chunks = Vec::new();
-        for chunk in body.chunks(1000) {
-            write!(chunks, "{:x}\r\n", chunk.len())?;
-            chunks.extend_from_slice(chunk);
-            chunks.extend_from_slice(b"\r\n");
-        }
-        chunks.extend_from_slice(b"0\r\n\r\n");
-        body = chunks;
-    } else {
-        head += &format!("Content-Length: {length}\r\n\r\n");
-    }
-    stream.write_all(head.as_bytes())?;
-    if is_head {
-        return Ok(true);
-    }
-    if let Some(Fault::CutAfter(n)) = fault {
-        stream.write_all(&body[..n.min(body.len())])?;
-        return Ok(false);
-    }
-    stream.write_all(&body)?;
-    Ok(true)
 }
