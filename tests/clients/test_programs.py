@@ -93,7 +93,7 @@ def test_devpis_names_are_the_same_programs(binary, tmp_path):
 @pytest.mark.parametrize(
     ("options", "status", "says"),
     [
-        (["--hard-links"], 1, "not supported yet"),
+        (["--debug-macros"], 1, "not supported yet"),
         (["--trusted-proxy", "10.0.0.1"], 1, "not supported yet"),
         (["--storage", "pg8000"], 1, "sqlite"),
         (["--master-url", "http://a:b@c"], 1, "user name or password"),
