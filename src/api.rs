@@ -8,6 +8,7 @@ pub mod changes;
 pub mod discovery;
 pub mod docs;
 pub mod files;
+pub mod health;
 pub mod indexes;
 pub mod legacy;
 pub mod lists;
@@ -291,6 +292,9 @@ fn run(app: &Call, mut request: Request, route: Route) -> Result<Reply> {
         Route::Receipt(key) => receipts::show(app, &key),
         Route::Status => now(status::status(app, &request)),
         Route::Wait => wait::wait(app, &request),
+        Route::Alive => Ok(Reply::Now(health::alive(app))),
+        Route::Ready => now(health::ready(app, &request)),
+        Route::Metrics => now(health::metrics(app)),
         Route::Changes => changes::show(app, &request),
         Route::User(verb, user) => now(match verb {
             Verb::Show => users::show(app, &request, &user),

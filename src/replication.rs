@@ -10,6 +10,7 @@ mod files;
 pub mod handshake;
 pub mod herald;
 mod import;
+pub mod lag;
 mod link;
 pub mod lost;
 pub mod master;
@@ -44,6 +45,7 @@ use crate::http::resume::Ask;
 use crate::stop::{Stop, spawn};
 use crate::store::Writer;
 use crate::store::key::FilePath;
+use crate::store::wanted::FilesHere;
 use crate::sync::{Mutex, lock};
 
 use auth::Signer;
@@ -137,6 +139,8 @@ impl Replica {
         let twin = twin.and_then(|uuid| String::from_utf8(uuid).ok());
         link.note(|known| known.twin = twin);
         let is_all = options.files == FilesWanted::All;
+        let brings_files = is_all && 0 < options.fetchers;
+        link.note(|known| known.brings_files = brings_files);
         let wants = {
             let skip = skip.clone();
             move |path: &FilePath| is_all && !skip.has_index(path.index())
@@ -274,6 +278,17 @@ impl Replica {
             self.files.writer().requeue(path)?;
         }
         Ok(())
+    }
+
+    /// Up to which serial all files are here that are to be; `None` if they are not brought ahead of those who ask.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn files_up_to(&self) -> Result<Option<FilesHere>> {
+        match self.link.known().brings_files {
+            true => self.files.store().files_up_to().map(Some),
+            false => Ok(None),
+        }
     }
 
     /// What is known of the master, the log and the files.

@@ -82,6 +82,9 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Status
         | Route::Wait
         | Route::Changes
+        | Route::Alive
+        | Route::Ready
+        | Route::Metrics
         | Route::Submit(_)
         | Route::AuthCheck
         | Route::Receipt(_)

@@ -112,8 +112,8 @@ impl Page {
         page.replicas.truncate(REPLICAS_MAX);
         let Some(end) = app.store.clock().now() else { return Ok(page) };
         let files_here = match &app.node {
-            Node::Master { .. } => Some(end),
-            Node::Replica(_) => app.store.files_up_to()?.serial,
+            Node::Master { .. } => Some(Some(end)),
+            Node::Replica(replica) => replica.files_up_to()?.map(|files| files.serial),
         };
         let mut eyes = Eyes { app, wish, files_here, indexes: BTreeMap::new(), who: None };
         let (mut scanned, mut read) = (0, 0);
@@ -172,8 +172,8 @@ fn value_at(app: &App, path: &str, serial: Serial, read: &mut usize) -> Result<O
 struct Eyes<'a> {
     app: &'a App,
     wish: &'a Wish,
-    /// Up to which serial all files are here.
-    files_here: Option<Serial>,
+    /// Up to which serial all files are here; the outer one is none if that is not for this node to have.
+    files_here: Option<Option<Serial>>,
     /// Indexes as they are now; none for those that are no more.
     indexes: BTreeMap<IndexName, Option<Index>>,
     /// Who asks, once that makes a difference.
@@ -210,7 +210,7 @@ impl Eyes<'_> {
             "indexes": indexes.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "what": parts.iter().map(|part| part.text.as_str()).collect::<Vec<_>>(),
             "more": account.more,
-            "here": {"has": true, "files": Some(serial) <= self.files_here},
+            "here": {"has": true, "files": self.files_here.map(|here| Some(serial) <= here)},
             "replicas": replicas.iter().map(|(uuid, r)| (uuid.clone(), has(r, serial))).collect::<Map<_, _>>(),
         })))
     }

@@ -22,6 +22,12 @@ pub enum Route {
     Wait,
     /// `GET /+changes`
     Changes,
+    /// `GET /+alive`
+    Alive,
+    /// `GET /+ready`
+    Ready,
+    /// `GET /+metrics`
+    Metrics,
     /// `GET /+authcheck`
     AuthCheck,
     /// `GET /+position/N`
@@ -162,6 +168,9 @@ impl Route {
             | Self::Status
             | Self::Wait
             | Self::Changes
+            | Self::Alive
+            | Self::Ready
+            | Self::Metrics
             | Self::AuthCheck
             | Self::Receipt(_)
             | Self::Tokens(_)
@@ -195,6 +204,9 @@ impl Route {
             [user, "+api"] => Ok(Self::Api(Some(Scope::User((*user).to_owned())))),
             ["+login"] if method == Method::Post => Ok(Self::Login),
             ["+status"] if method == Method::Get => Ok(Self::Status),
+            ["+alive"] if method == Method::Get => Ok(Self::Alive),
+            ["+ready"] if method == Method::Get => Ok(Self::Ready),
+            ["+metrics"] if method == Method::Get => Ok(Self::Metrics),
             ["+wait"] if method == Method::Get => Ok(Self::Wait),
             ["+changes"] if method == Method::Get => Ok(Self::Changes),
             ["+authcheck"] if method == Method::Get => Ok(Self::AuthCheck),

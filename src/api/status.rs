@@ -109,7 +109,11 @@ fn position(app: &App) -> Result<Json> {
     Ok(WirePosition::of(&app.store)?.to_json())
 }
 
-fn metrics(app: &App) -> Result<Json> {
+/// Numbers: name, kind, value.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails.
+pub fn metrics(app: &App) -> Result<Json> {
     let mut metrics = Vec::new();
     if let Some(watcher) = app.http.get() {
         let stats = watcher.stats();

@@ -111,6 +111,8 @@ pub struct Known {
     pub path: Vec<String>,
     /// Whether the replica that is followed is not current itself.
     pub is_stale: bool,
+    /// Whether this node brings the files that it learns of.
+    pub brings_files: bool,
     /// Its uuid, once it was recorded.
     pub uuid: Option<String>,
     /// Which program gave its last answer, as far as that is known.

@@ -21,8 +21,9 @@ use crate::store::timeline::Fence;
 use super::auth::Gate;
 use super::handshake::{self, Verdict, WirePosition};
 use super::herald;
+use super::lag;
 use super::outgoing::{Outgoing, missing};
-use super::replicas::{Polling, Replicas};
+use super::replicas::{Polling, Replica, Replicas};
 use super::wire;
 
 /// How long a poll is parked; devpi's replicas give up after 37.5 s.
@@ -105,7 +106,13 @@ impl Master {
     /// The replicas that poll here, as the status shows them.
     pub fn replicas_json(&self) -> Json {
         let all = self.0.replicas.all().into_iter();
-        all.map(|(uuid, replica)| (uuid, replica.to_json())).collect::<Map<_, _>>().into()
+        let shown = |(uuid, replica): (String, Replica)| {
+            let mut shown = replica.to_json();
+            let lag = lag::of_replica(&self.0.store, &replica);
+            shown["lag"] = lag.map_or(Json::Null, |lag| lag.to_json());
+            (uuid, shown)
+        };
+        all.map(shown).collect::<Map<_, _>>().into()
     }
 
     /// Which replica sends a request; none if it names none. A replica's requests for files come with its token too.

@@ -229,9 +229,9 @@ impl Puller {
         let position = wire::POSITION_PARAMETER;
         let target = format!("{}{due}-?{first}{position}={own}", wire::CHANGELOG);
         let timeouts = Timeouts { connect: CONNECT, response_head: POLL, per_read: READ };
-        let files = self.writer.store().files_up_to().map_err(Failure::of(State::Failing))?;
-        let files = replicas::files_word(&files);
-        let headers = [("Accept", wire::ACCEPT_PIECES), (wire::FILES, files.as_str())];
+        let files = self.files_word().map_err(Failure::of(State::Failing))?;
+        let mut headers = vec![("Accept", wire::ACCEPT_PIECES)];
+        headers.extend(files.as_deref().map(|files| (wire::FILES, files)));
         let answer = self.link.get(&target, &headers, timeouts).map_err(|error| {
             let lacks_key = self.link.lacks_key();
             Failure {
@@ -242,6 +242,14 @@ impl Puller {
         match answer.status {
             200 | 202 => Ok(answer),
             _ => Err(self.refused(answer, due)),
+        }
+    }
+
+    /// How far the files have come, where they are brought.
+    fn files_word(&self) -> Result<Option<String>> {
+        match self.link.known().brings_files {
+            true => Ok(Some(replicas::files_word(&self.writer.store().files_up_to()?))),
+            false => Ok(None),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::serial::Serial;
 use crate::store::wanted::FilesHere;
 use crate::sync::{Mutex, lock};
 
+use super::handshake::WirePosition;
 use super::wire;
 
 /// How many replicas are remembered; the one that was silent for longest is forgotten first. A uuid is only taken
@@ -42,6 +43,8 @@ pub struct Replica {
     pub outside_url: Option<String>,
     /// Its version, if it is a node of ours.
     pub version: Option<String>,
+    /// Where its history stands, if it tells.
+    pub position: Option<WirePosition>,
     /// Why it is not sent anything, in the wire's word; none if it follows.
     pub refusal: Option<&'static str>,
 }
@@ -50,6 +53,11 @@ impl Replica {
     /// Whether it follows: it asks just now, or did a moment ago, and is answered with entries.
     pub fn is_live(&self) -> bool {
         self.refusal.is_none() && (0 < self.requests || self.silent_for() < LIVE)
+    }
+    /// How it stands with this node: `follows`, `away`, or why it is refused.
+    pub fn state(&self) -> &'static str {
+        let default = if self.is_live() { "follows" } else { "away" };
+        self.refusal.unwrap_or(default)
     }
     /// Whether it has all up to a serial.
     pub fn has(&self, serial: Serial) -> bool {
@@ -70,7 +78,10 @@ impl Replica {
             "last-request": at,
             "outside-url": self.outside_url,
             "version": self.version,
-            "state": self.refusal.unwrap_or("follows"),
+            "state": self.state(),
+            "silent-seconds": self.silent_for().as_secs_f64(),
+            "epoch": self.position.as_ref().map(|position| position.epoch),
+            "position": self.position.as_ref().map(WirePosition::to_json),
             "files-serial": self.files.map(|files| Serial::wire(files.serial)),
             "files-missing": self.files.map(|files| files.missing),
         })
@@ -133,16 +144,18 @@ impl Replicas {
             last_request: now,
             outside_url: None,
             version: None,
+            position: None,
             refusal: None,
         });
         let header = |name| request.headers.get(name).map(str::to_owned);
         replica.remote_ip = header(wire::REAL_IP).or_else(|| Some(request.peer?.ip().to_string()));
         replica.outside_url = header(wire::REPLICA_OUTSIDE_URL);
         replica.version = header(wire::TWINPI_VERSION);
+        replica.position = position_of(request).or_else(|| replica.position.take());
         replica.refusal = None;
         replica.serial = held;
         replica.held = held;
-        replica.files = files_of(request).or(replica.files);
+        replica.files = files_of(request);
         replica.requests += 1;
         replica.last_request = now;
         let least = least_held(&all);
@@ -190,6 +203,10 @@ impl Replicas {
 /// How a node tells how far its files have come.
 pub fn files_word(files: &FilesHere) -> String {
     format!("{}:{}", Serial::wire(files.serial), files.missing)
+}
+
+fn position_of(request: &Request) -> Option<WirePosition> {
+    WirePosition::parse(request.parameter(wire::POSITION_PARAMETER)?)
 }
 
 fn files_of(request: &Request) -> Option<FilesHere> {

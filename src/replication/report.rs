@@ -23,6 +23,7 @@ pub fn run(link: &Arc<Link>, store: &Arc<Store>, stop: &Stop) {
     let mut told = None;
     while words.recv().is_ok() && !stop.is_set() {
         if link.is_twin()
+            && link.known().brings_files
             && let Ok(files) = store.files_up_to()
             && told != Some(files)
             && send(link, store, &replicas::files_word(&files))

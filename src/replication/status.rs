@@ -10,6 +10,7 @@ use crate::store::wanted::{Counts, Failure};
 
 use super::fetcher::Times;
 use super::files::Files;
+use super::lag::{self, Lag};
 use super::link::{Known, Link};
 use super::sources::FilesWanted;
 use super::wire;
@@ -38,6 +39,8 @@ pub struct ReplicaStatus {
     pub choice: FilesWanted,
     /// How often each source gave wrong bytes.
     pub suspects: Json,
+    /// How far it is behind.
+    pub lag: Lag,
 }
 
 impl ReplicaStatus {
@@ -51,11 +54,14 @@ impl ReplicaStatus {
         let (choice, suspects) = (files.choice, files.sources.suspects_json());
         let files = store.wanted_counts()?;
         let is_all_here = times.first_at.is_some() && files.wanted + files.failed == 0;
+        let files_at = if is_all_here { Some(SystemTime::now()) } else { times.last_at };
+        let own = store.clock().now();
         Ok(Self {
             master_url: link.url().to_owned(),
             started_at,
             files_first_at: times.first_at,
-            files_at: if is_all_here { Some(SystemTime::now()) } else { times.last_at },
+            files_at,
+            lag: lag::of_this_node(&known, own, store.files_up_to()?, files_at),
             files,
             failures: store.failures(ERRORS_MAX)?,
             known,
@@ -95,6 +101,7 @@ impl ReplicaStatus {
             ("replica-in-sync-at", time(self.in_sync_at())),
             ("replication-errors", self.errors()),
             ("replication-trouble", json!(known.trouble)),
+            ("lag", self.lag.to_json()),
             ("replication-state", known.state.as_str().into()),
             ("replication-state-reason", json!(known.trouble)),
             ("last-common-serial", known.common.map_or(Json::Null, |at| Serial::wire(at).into())),

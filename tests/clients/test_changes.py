@@ -190,3 +190,104 @@ def test_waiting_for_all_nodes(own_pair):
         finally:
             own_pair.replica.process.send_signal(18)
         client.expect(200, "GET", f"/+wait?serial={serial}&nodes=all&timeout=20")
+
+
+# Every field that devpi-server has in the status of either role.
+FIELDS = """serverdir uuid versioninfo server-code host port outside-url serial last-commit-timestamp event-serial
+    event-serial-timestamp event-serial-in-sync-at metrics role polling_replicas""".split()
+OF_REPLICAS = """replica-started-at replica-metadata-in-sync-at replica-init-queue-finished-at replica-files-in-sync-at
+    replica-in-sync-at replication-errors""".split() + [
+    name.format(word)
+    for word in ("master", "primary")
+    for name in ("{}-url", "{}-uuid", "{}-serial", "{}-serial-timestamp", "{}-contacted-at", "update-from-{}-at")
+]
+
+
+def status(node) -> dict:
+    with Client(node.url) as client:
+        return client.expect(200, "GET", "/+status").json()["result"]
+
+
+def eventually(what, wanted, seconds: float = 15):
+    """Waits until `what` gives what `wanted` accepts."""
+    end = time.monotonic() + seconds
+    while not wanted(found := what()):
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+    return found
+
+
+def test_the_status_has_every_field_and_the_lag_of_log_and_files(own_pair):
+    index = make_index(own_pair)
+    serial = put(index, own_pair.master, "status")
+    in_step = {"metadata": {"serials": 0, "seconds": 0.0}, "files": {"serials": 0, "seconds": 0.0, "missing": 0}}
+    own = eventually(lambda: status(own_pair.replica), lambda found: found["lag"] == in_step and found["serial"] == serial)
+    assert set(FIELDS + OF_REPLICAS) <= set(own)
+    assert (own["replication-state"], own["replication-state-reason"]) == ("following", None)
+    theirs = eventually(
+        lambda: status(own_pair.master)["polling_replicas"][own["uuid"]], lambda found: found["lag"] == in_step
+    )
+    assert set(FIELDS) <= set(status(own_pair.master))
+    for name, value in (("state", "follows"), ("serial", serial), ("epoch", 1), ("in-request", True)):
+        assert theirs[name] == value, theirs
+    assert theirs["position"]["chain"] == own["position"]["chain"] and theirs["version"]
+
+    # One that stands still falls behind, for its master as well.
+    own_pair.replica.process.send_signal(19)
+    try:
+        put(index, own_pair.master, "status", "2.0")
+        put(index, own_pair.master, "status", "3.0")
+        time.sleep(1)
+        lag = status(own_pair.master)["polling_replicas"][own["uuid"]]["lag"]
+        assert lag["metadata"]["serials"] == lag["files"]["serials"] == 2
+        assert 1 <= lag["metadata"]["seconds"] < 20 and 1 <= lag["files"]["seconds"] < 20
+    finally:
+        own_pair.replica.process.send_signal(18)
+    eventually(lambda: status(own_pair.replica)["lag"], lambda found: found == in_step)
+
+    # A master that is away may have anything.
+    own_pair.master.stop()
+    gone = eventually(lambda: status(own_pair.replica), lambda found: found["replication-state"] == "unreachable")
+    assert gone["lag"]["metadata"]["serials"] is None and gone["lag"]["files"]["serials"] is None
+    assert 0 < gone["lag"]["metadata"]["seconds"] and "refused" in gone["replication-state-reason"]
+    with Client(own_pair.replica.url) as client:
+        client.expect(200, "GET", "/+alive")
+        client.expect(200, "GET", "/+ready")
+        client.expect(200, "GET", "/+ready?max-lag=1000")
+        reason = client.expect(503, "GET", "/+ready?max-lag=0").json()["result"]["reason"]
+        assert "behind the master" in reason
+        assert client.ask("GET", "/+ready?max-lag=x").status == 400
+
+
+def test_numbers_for_prometheus(pair):
+    uuid = pair_uuid(pair.replica)
+    pages = {}
+    for node in (pair.master, pair.replica):
+        with Client(node.url) as client:
+            answer = client.expect(200, "GET", "/+metrics")
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            pages[node.name] = answer.body.decode()
+    for page in pages.values():
+        samples = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
+        assert all(float(value) is not None for _, value in samples) and len(samples) > 10
+        assert len({name for name, _ in samples}) == len(samples), "each once"
+    assert f'twinpi_replica_lag_serials{{uuid="{uuid}"}} ' in pages["master"]
+    assert "twinpi_epoch 1\n" in pages["master"]
+    assert 'twinpi_replication_state{state="following"} 1' in pages["replica"]
+    assert 'twinpi_lag_serials{of="metadata"} ' in pages["replica"]
+
+
+def test_a_replica_without_anything_is_not_ready(tmp_path, binary):
+    from nodes import Node, make_secret
+
+    secret = make_secret(binary, tmp_path)
+    master = Node("master", tmp_path, binary, secret=secret)
+    replica = Node("replica", tmp_path, binary, role="replica", master=master, secret=secret)
+    replica.init()
+    replica.start()
+    try:
+        with Client(replica.url) as client:
+            client.expect(200, "GET", "/+alive")
+            assert "nothing has come" in client.expect(503, "GET", "/+ready").json()["result"]["reason"]
+    finally:
+        replica.stop()
