@@ -256,6 +256,15 @@ impl Replica {
         }
     }
 
+    /// Has the master yield to this node, which takes its place with `epoch`, and waits for the last of what it has; does
+    /// nothing if it cannot be reached.
+    ///
+    /// # Errors
+    /// `Kind::Conflict` if it does not yield, or the rest does not come.
+    pub fn take_over(&self, epoch: u64, outside_url: Option<&str>) -> Result<()> {
+        herald::take_over(&self.link, self.files.store().clock(), epoch, outside_url)
+    }
+
     /// The master as it was heard of last, in this run or before.
     pub fn seen(&self) -> Option<Seen> {
         let now = Seen::of(self.link.url(), &self.link.known());

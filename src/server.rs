@@ -35,7 +35,9 @@ use crate::replication::herald::Herald;
 use crate::replication::master::Met;
 use crate::replication::{Elsewhere, FilesWanted, Master, Replica, ReplicaOptions, SearchPath};
 use crate::secret::{Argon2Cost, DevpiKeys, LoginTokens, ReplicaUuid, Secret};
+use crate::stop::Stop;
 use crate::store::blobs::Staged;
+use crate::store::doubt::{HAD_REPLICAS, PULSE};
 use crate::store::key::FilePath;
 use crate::store::{self, Store, Writer};
 use crate::transfer::Transfer;
@@ -150,6 +152,7 @@ pub fn serve(config: Config) -> Result<()> {
         Server::start(http_options(&config), Arc::new(Api(app.clone())), store.clock().clone())?;
     app.http.get_or_init(|| server.watcher());
     let control = control(&app, &info, &secret, ends)?;
+    let pulse = pulse(&app)?;
     announce(&config, &info, &server);
     let end = wait(&ended);
     if let (End::Change(_), Node::Replica(replica)) = (&end, &app.node) {
@@ -158,6 +161,7 @@ pub fn serve(config: Config) -> Result<()> {
     control.stop();
     stop(&app, &server);
     herald.iter().for_each(Herald::stop);
+    pulse.set();
     fs::remove_file(dir.join(RUNNING))?;
     match end {
         End::Signal => Ok(()),
@@ -204,6 +208,32 @@ fn herald(
     Herald::start(writer, former, url, &client, signer)
 }
 
+/// On a master with replicas, looks whether everything stood still, since one of them may have been promoted then.
+fn pulse(app: &Arc<App>) -> Result<Stop> {
+    let (stop, app) = (Stop::new(), app.clone());
+    let (told, store) = (stop.clone(), app.store.clone());
+    let Node::Master { writer, changelog: Some(master) } = &app.node else { return Ok(stop) };
+    let (writer, master) = (writer.clone(), master.clone());
+    let mut is_armed = store.local_value(HAD_REPLICAS)?.is_some();
+    if is_armed {
+        store.doubt().arm(true);
+    }
+    crate::stop::spawn("pulse", move || {
+        while !told.sleep(PULSE) {
+            if !is_armed && !master.replicas().all().is_empty() {
+                is_armed = true;
+                store.doubt().arm(false);
+                if let Err(error) = writer.note_local_value(HAD_REPLICAS, b"yes") {
+                    log::warn!("that this node has replicas cannot be noted: {error}");
+                }
+            }
+            store.doubt().pulse();
+        }
+        store.doubt().end();
+    })?;
+    Ok(stop)
+}
+
 /// Takes commands from whoever may write to the folder.
 fn control(app: &Arc<App>, info: &NodeInfo, secret: &Secret, ends: Sender<End>) -> Result<Control> {
     let (app, info, secret) = (Arc::downgrade(app), info.clone(), secret.clone());
@@ -211,11 +241,11 @@ fn control(app: &Arc<App>, info: &NodeInfo, secret: &Secret, ends: Sender<End>) 
     let answer = move |request: &_, client| {
         let Some(app) = app.upgrade() else { return };
         let hands = Hands { config: &app.config, secret: Some(&secret) };
-        let seen = || match &app.node {
-            Node::Replica(replica) => replica.seen(),
+        let replica = match &app.node {
+            Node::Replica(replica) => Some(&**replica),
             Node::Master { .. } => None,
         };
-        let ordered = change::answer(&hands, (&info, &app.store), seen, request, client);
+        let ordered = change::answer(&hands, (&info, &app.store), replica, request, client);
         if let Some(ordered) = ordered {
             drop(ends.try_send(End::Change(ordered)));
         }

@@ -7,6 +7,7 @@
 pub mod blobs;
 pub mod changelog;
 pub mod codec;
+pub mod doubt;
 pub mod expected;
 pub mod growing;
 mod incoming;
@@ -37,6 +38,7 @@ use crate::sync::{Mutex, lock};
 
 use blobs::Blobs;
 use changelog::{Chain, Logged, Position, Written};
+use doubt::Doubt;
 use incoming::Incoming;
 use key::FilePath;
 use receipts::Ticket;
@@ -58,6 +60,7 @@ pub struct Store {
     timelines: Mutex<Vec<Timeline>>,
     fence: Mutex<Option<Fence>>,
     lost: AtomicU64,
+    doubt: Doubt,
 }
 
 /// The one right to write: a master's handlers share it, on a replica only the puller has it.
@@ -92,7 +95,8 @@ pub fn open(dir: &Path, readers: u32) -> Result<(Arc<Store>, Writer)> {
         .test_on_check_out(false)
         .connection_timeout(CONNECTION_WAIT)
         .build(manager)?;
-    let store = Arc::new(Store { pool, clock, blobs, timelines, fence, lost });
+    let doubt = Doubt::default();
+    let store = Arc::new(Store { pool, clock, blobs, timelines, fence, lost, doubt });
     Ok((store.clone(), Writer { connection: Mutex::new(connection), store }))
 }
 
@@ -112,6 +116,10 @@ impl Store {
     /// The clock that each commit moves.
     pub fn clock(&self) -> &Arc<SerialClock> {
         &self.clock
+    }
+    /// Whether this node may have been replaced without knowing.
+    pub fn doubt(&self) -> &Doubt {
+        &self.doubt
     }
     /// The files.
     pub fn blobs(&self) -> &Blobs {
@@ -193,6 +201,20 @@ impl Writer {
     /// # Errors
     /// As `write`; `Kind::Conflict` if another request used the ticket's key.
     pub fn write_once<T>(
+        &self,
+        ticket: Option<&Ticket>,
+        change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T>,
+    ) -> Result<(T, Option<Serial>)> {
+        self.store.doubt.settle();
+        let done = self.commit(ticket, change)?;
+        self.store.doubt.settle();
+        match self.store.fence() {
+            Some(fence) => Err(fence.too_late(done.1)),
+            None => Ok(done),
+        }
+    }
+
+    fn commit<T>(
         &self,
         ticket: Option<&Ticket>,
         change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T>,

@@ -7,22 +7,30 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::http::client::{Client, ClientOptions, Timeouts};
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::serial::{Serial, SerialClock};
 use crate::stop::{Stop, spawn};
-use crate::store::timeline::{Fence, Timeline};
+use crate::store::timeline::Fence;
 use crate::store::{Store, Writer};
 use crate::sync::{Mutex, lock};
 
 use super::auth::Signer;
 use super::handshake::is_id;
-use super::link::{self, Link};
+use super::link::{self, Link, State};
 use super::wire;
 
 /// How long a former master may take.
 const ASK: Duration = Duration::from_secs(2);
+/// How long the present master may take to yield, when it can be reached: one that is stuck is not waited for.
+const HANDOVER_ASK: Duration = Duration::from_secs(1);
+/// How long the last of what it has may take to come.
+const HANDOVER_WAIT: Duration = Duration::from_secs(10);
+/// Stands for a timeline that is not begun.
+const NO_TIMELINE: &str = "00000000000000000000000000000000";
 /// The first pause between two rounds, and the longest: as long an old master may go on when it comes back.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// The pause when an address leads to this node itself, as one does that moves with the role.
@@ -76,7 +84,7 @@ impl Herald {
         let stop = Stop::new();
         let run = Run {
             writer: writer.clone(),
-            target: target(&timeline, outside_url),
+            target: target(timeline.epoch, &timeline.id, outside_url),
             epoch: timeline.epoch,
             told,
             left: links.clone(),
@@ -104,13 +112,59 @@ impl Drop for Herald {
     }
 }
 
-fn target(timeline: &Timeline, outside_url: Option<&str>) -> String {
-    let mut target = format!("{}?epoch={}&timeline={}", wire::FENCE, timeline.epoch, timeline.id);
+fn target(epoch: u64, id: &str, outside_url: Option<&str>) -> String {
+    let mut target = format!("{}?epoch={epoch}&timeline={id}", wire::FENCE);
     if let Some(url) = outside_url {
         let url = percent_encoding::utf8_percent_encode(url, percent_encoding::NON_ALPHANUMERIC);
         target.push_str(&format!("&url={url}"));
     }
     target
+}
+
+/// Tells the master, if it can be reached, that this node takes its place with `epoch`, and waits until all that it
+/// committed before is here: nothing is lost by a promotion while both live.
+///
+/// # Errors
+/// `Kind::Conflict` if the master yields to none of that epoch, or what it has does not come.
+pub(super) fn take_over(
+    link: &Link,
+    clock: &SerialClock,
+    epoch: u64,
+    outside_url: Option<&str>,
+) -> Result<()> {
+    if !matches!(link.known().state, State::Following | State::CatchingUp) {
+        return Ok(());
+    }
+    let timeouts = Timeouts { connect: HANDOVER_ASK, response_head: HANDOVER_ASK, per_read: ASK };
+    let target = target(epoch, NO_TIMELINE, outside_url);
+    let answer = match link.ask("POST", &target, &[], timeouts) {
+        Ok(answer) if answer.headers.has(wire::TWINPI_VERSION) => answer,
+        Ok(answer) => {
+            log::info!("the master is another program, and is not told that it is replaced");
+            link::drain(answer);
+            return Ok(());
+        }
+        Err(error) => {
+            log::info!("the master is not told before: {error}");
+            return Ok(());
+        }
+    };
+    let (status, serial) = (answer.status, wire::serial_of(&answer.headers).flatten());
+    if status != 200 {
+        let message = format!("the master does not yield ({status}): {}", link::excerpt(answer));
+        return Err(Error::conflict(message));
+    }
+    link::drain(answer);
+    match serial {
+        Some(serial) if !clock.wait_for(serial, Deadline::after(HANDOVER_WAIT)) => {
+            let here = Serial::wire(clock.now());
+            Err(Error::conflict(format!(
+                "the master takes no changes any more and is at serial {serial}; this node is at {here} and does not \
+                 come to it. Run it again, with --accept-loss if the rest is to be lost, or promote the master again"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn told_before(store: &Store, epoch: u64) -> Result<Vec<String>> {
@@ -246,8 +300,8 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::deadline::Deadline;
     use crate::http::request::{Headers, Method};
+    use crate::store::timeline::Timeline;
 
     fn request(target: &str) -> Request {
         Request {
@@ -265,7 +319,7 @@ mod tests {
     fn what_is_told_is_what_is_heard() {
         let timeline = Timeline { epoch: 7, id: "ab".repeat(16), after: None, chain: [0; 32] };
         for url in [None, Some("https://packages.example.org/x?a=1&b=2")] {
-            let heard = fence_of(&request(&target(&timeline, url)), "u").expect("reads");
+            let heard = fence_of(&request(&target(7, &timeline.id, url)), "u").expect("reads");
             let told = Fence {
                 epoch: 7,
                 timeline: timeline.id.clone(),

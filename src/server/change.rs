@@ -15,9 +15,10 @@ use crate::nodeinfo::{NodeInfo, Role};
 use crate::replication::auth::Signer;
 use crate::replication::plan::Plan;
 use crate::replication::seen::Seen;
-use crate::replication::{plan, rejoin};
+use crate::replication::{Replica, plan, rejoin};
 use crate::secret::{ReplicaUuid, Secret};
 use crate::serial::Serial;
+use crate::store::doubt::HAD_REPLICAS;
 use crate::store::{self, Store, Writer};
 
 use super::control;
@@ -145,6 +146,14 @@ fn require_replica(info: &NodeInfo) -> Result<()> {
     }
 }
 
+/// A replica, or a former master that no other one took the place of for good.
+fn require_promotable(info: &NodeInfo, store: &Store) -> Result<()> {
+    match store.fence() {
+        Some(_) => Ok(()),
+        None => require_replica(info),
+    }
+}
+
 fn now() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }
@@ -174,9 +183,14 @@ impl Hands<'_> {
         mut info: NodeInfo,
         is_loss_accepted: bool,
     ) -> Result<Outcome> {
-        require_replica(&info)?;
+        require_promotable(&info, writer.store())?;
         let plan = Plan::make(writer.store(), Seen::load(writer.store())?, false)?;
         plan.check(is_loss_accepted)?;
+        if let Some(fence) = writer.store().fence() {
+            info.master_url = info.master_url.take().or(fence.url);
+        }
+        // Whoever was promoted just now is not in doubt at its start.
+        writer.set_local_value(HAD_REPLICAS, None)?;
         info.promote(plan.epoch, &now());
         info.save(&self.config.serverdir)?;
         begin_promised(&info, writer)?;
@@ -237,7 +251,7 @@ impl Hands<'_> {
         match change {
             Change::Plan => Ok(()),
             Change::Promote { is_loss_accepted } => {
-                require_replica(info)?;
+                require_promotable(info, store)?;
                 Plan::make(store, seen, false)?.check(*is_loss_accepted)
             }
             Change::Demote(url) => self.meet(store, info, url).map(drop),
@@ -309,15 +323,27 @@ pub(super) fn role(info: &NodeInfo, store: &Arc<Store>) -> Json {
 pub(super) fn answer(
     hands: &Hands<'_>,
     (info, store): (&NodeInfo, &Arc<Store>),
-    seen: impl Fn() -> Option<Seen>,
+    replica: Option<&Replica>,
     request: &Json,
     client: UnixStream,
 ) -> Option<Ordered> {
+    let seen = || replica.and_then(Replica::seen);
+    let ready = |change: &Change| {
+        hands.check(store, info, seen(), change)?;
+        match (change, replica) {
+            (Change::Promote { is_loss_accepted }, Some(replica)) => {
+                let epoch = Plan::make(store, None, false)?.epoch;
+                let taken = replica.take_over(epoch, hands.config.outside_url.as_deref());
+                if *is_loss_accepted { Ok(()) } else { taken }
+            }
+            _ => Ok(()),
+        }
+    };
     let result = match Change::of_json(request) {
         Some(Change::Plan) => require_replica(info)
             .and_then(|()| planned(&Plan::make(store, seen(), true)?))
             .map(Outcome::into_json),
-        Some(change) => match hands.check(store, info, seen(), &change) {
+        Some(change) => match ready(&change) {
             Ok(()) => return Some(Ordered { change, client }),
             Err(error) => Err(error),
         },

@@ -64,6 +64,21 @@ impl Fence {
             ),
         )
     }
+
+    /// What a client is told whose change was committed here as this serial just before this node learnt that it was
+    /// replaced: nobody here can say whether the other node has it.
+    pub fn too_late(&self, serial: Option<Serial>) -> Error {
+        let at = self.url.as_deref().map(|url| format!(" at {url}")).unwrap_or_default();
+        Error::new(
+            Kind::Unavailable,
+            format!(
+                "this node was replaced as the master (epoch {}{at}) while it carried the request out as serial {}: \
+                 look there whether it stands",
+                self.epoch,
+                Serial::wire(serial)
+            ),
+        )
+    }
 }
 
 pub(super) fn load(connection: &Connection) -> Result<Vec<Timeline>> {
@@ -234,6 +249,7 @@ impl Writer {
             }
             *held = Some(fence.clone());
         }
+        self.store.doubt.end();
         let json = serde_json::to_vec(fence).map_err(|e| Error::internal("JSON").caused_by(e))?;
         write_local(&connection, FENCE, Some(&json))
     }
