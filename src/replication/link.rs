@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::client::{Answer, Client, ClientBody, Timeouts};
 use crate::http::request::Headers;
 use crate::serial::Serial;
+use crate::stop::Stop;
 use crate::sync::{Mutex, lock};
 
 use super::auth::{Manner, Signer};
@@ -42,6 +43,7 @@ pub struct Link {
     uuid: String,
     outside_url: Option<String>,
     signer: Signer,
+    stop: Stop,
     state: Mutex<Known>,
     poke: (Sender<()>, Receiver<()>),
     files: (Sender<()>, Receiver<()>),
@@ -174,7 +176,8 @@ impl Link {
         let known = Known { uuid: recorded, ..Known::default() };
         let (url, uuid) = (url.trim_end_matches('/').to_owned(), signer.uuid().to_owned());
         let state = Mutex::new(known);
-        Self { client, url, uuid, outside_url, signer, state, poke: bounded(1), files: bounded(1) }
+        let (poke, files, stop) = (bounded(1), bounded(1), Stop::new());
+        Self { client, url, uuid, outside_url, signer, state, poke, files, stop }
     }
 
     /// The master's URL, without a slash at its end.
@@ -411,7 +414,13 @@ impl Link {
 
     /// Ends all requests under way, and refuses new ones.
     pub fn shutdown(&self) {
+        self.stop.set();
         self.client.shutdown();
+    }
+
+    /// Sleeps for `span` before something is asked again; false if nothing may be asked any more.
+    pub fn pause(&self, span: Duration) -> bool {
+        !self.stop.sleep(span)
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::deadline::Deadline;
@@ -208,7 +207,9 @@ impl Relay {
                 break;
             }
             log::info!("a relayed request is sent again: the connection to the master broke");
-            thread::sleep(pause);
+            if !self.link.pause(pause) {
+                break;
+            }
             let again = self.send_once(outgoing, content);
             // Not sent this time: what is known is still that it was sent before.
             let is_unsent = matches!(&again, Err(Broken::Unanswered(e)) if client::is_unsent(e));
@@ -248,7 +249,8 @@ impl Relay {
             match receipts::ask(&self.link, key) {
                 Some(Fate::Committed { serial, status }) => break (serial, status),
                 Some(Fate::Unknown) => return None,
-                Some(Fate::UnderWay) | None => thread::sleep(*pauses.next()?),
+                Some(Fate::UnderWay) | None if self.link.pause(*pauses.next()?) => {}
+                Some(Fate::UnderWay) | None => return None,
             }
         };
         self.memory.note(key, Fate::Committed { serial, status });
