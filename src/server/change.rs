@@ -19,6 +19,7 @@ use crate::replication::{Replica, plan, rejoin};
 use crate::secret::{ReplicaUuid, Secret};
 use crate::serial::Serial;
 use crate::store::doubt::HAD_REPLICAS;
+use crate::store::wanted::Counts;
 use crate::store::{self, Store, Writer};
 
 use super::control;
@@ -285,8 +286,14 @@ pub(super) fn begin_promised(info: &NodeInfo, writer: &Writer) -> Result<()> {
         let timeline = writer.begin_timeline()?;
         log::info!("this node writes the log from now on: epoch {}", timeline.epoch);
     }
-    if info.role == Role::Replica && store.fence().is_some() {
-        writer.lift_fence()?;
+    match info.role {
+        Role::Replica if store.fence().is_some() => writer.lift_fence()?,
+        Role::Replica => {}
+        _ if store.wanted_counts()? == Counts::default() => {}
+        _ => writer.lose_wanted()?,
+    }
+    if info.role == Role::Replica && 0 < store.lost_count() {
+        writer.want_lost()?;
     }
     Ok(())
 }
