@@ -316,8 +316,9 @@ impl Replica {
         Ok(self.status()?.to_json())
     }
 
-    /// Ends the threads, and all requests to the master. The same again does nothing.
-    pub fn stop(&self) {
+    /// Ends all requests to the master, and whoever follows it. Threads that fetch files are left to themselves, for a
+    /// process that ends at once.
+    pub fn halt(&self) {
         self.stop.set();
         self.link.shutdown();
         self.link.poke();
@@ -327,6 +328,11 @@ impl Replica {
                 log::error!("a thread that follows the master panicked");
             }
         }
+    }
+
+    /// Ends the threads, and all requests to the master. The same again does nothing.
+    pub fn stop(&self) {
+        self.halt();
         self.fetcher.join();
         self.files.stop();
     }

@@ -48,6 +48,8 @@ const LOCK: &str = ".lock";
 const RUNNING: &str = ".running";
 /// Connections that serve things other than a worker's request: status, fetchers, the puller.
 const READERS_EXTRA: usize = 8;
+/// How long requests under way may take, and threads, when a replica changes its role: nothing is written here by them.
+const CHANGE_DRAIN: std::time::Duration = std::time::Duration::from_millis(100);
 /// How long a password change on the command line may wait for its one hash.
 const HASH_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 /// The exit status when the master is another one than before, as devpi-server has it.
@@ -155,11 +157,15 @@ pub fn serve(config: Config) -> Result<()> {
     let pulse = pulse(&app)?;
     announce(&config, &info, &server);
     let end = wait(&ended);
-    if let (End::Change(_), Node::Replica(replica)) = (&end, &app.node) {
-        replica.stop(); // whatever waits for the former master waits for nothing
-    }
     control.stop();
-    stop(&app, &server);
+    match (&end, &app.node) {
+        // Whatever waits for the former master waits for nothing.
+        (End::Change(_), Node::Replica(replica)) => {
+            replica.halt();
+            server.stop_within(CHANGE_DRAIN, CHANGE_DRAIN);
+        }
+        _ => stop(&app, &server),
+    }
     herald.iter().for_each(Herald::stop);
     pulse.set();
     fs::remove_file(dir.join(RUNNING))?;
@@ -170,11 +176,12 @@ pub fn serve(config: Config) -> Result<()> {
             std::process::exit(EXIT_FOREIGN_MASTER)
         }
         End::Change(ordered) => {
-            drop((app, server, store));
             let hands = Hands { config: &config, secret: Some(&secret) };
             change::obey(&hands, dir, &ordered);
             drop((ordered, lock));
-            Err(begin_again())
+            let failed = begin_again();
+            drop((app, server, store));
+            Err(failed)
         }
     }
 }

@@ -193,6 +193,11 @@ impl Server {
     /// Stops in order: no new connections, parked requests answered, requests under way finished (for the time that the
     /// options give them), connections ended, threads joined. Later calls do nothing.
     pub fn stop(&self) {
+        self.stop_within(self.engine.options.drain_time_max, JOIN_TIME_MAX);
+    }
+
+    /// As `stop`, with other times: for requests under way, and for threads to end; what takes longer is left behind.
+    pub fn stop_within(&self, drain_time_max: Duration, join_time_max: Duration) {
         if self.is_stopped.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -202,7 +207,7 @@ impl Server {
             listener.shut();
         }
         engine.polls.stop();
-        let drained = Deadline::after(engine.options.drain_time_max);
+        let drained = Deadline::after(drain_time_max);
         loop {
             guard::cut_all(engine, false);
             if engine.counters.in_flight.load(Ordering::Acquire) == 0 || drained.is_past() {
@@ -213,7 +218,7 @@ impl Server {
         engine.end_takers();
         guard::cut_all(engine, true);
         engine.guard.stop();
-        let joined = Deadline::after(JOIN_TIME_MAX);
+        let joined = Deadline::after(join_time_max);
         for lane in engine.end_lanes(joined) {
             log::warn!("a request is still under way in lane {lane}; it is left behind");
         }
