@@ -5,9 +5,9 @@
 //! the folder is for its owner only.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{BufWriter, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -46,7 +46,8 @@ pub fn save(store: &Store, common: Option<Serial>, dir: &Path, about: &Json) -> 
     let Some(end) = store.position()?.filter(|end| from <= end.serial) else {
         return Ok(Lost { folder: None, entries: 0, files: 0 });
     };
-    let made = tempfile::Builder::new().prefix(".lost-").tempdir_in(dir)?;
+    let private = Permissions::from_mode(0o700);
+    let made = tempfile::Builder::new().prefix(".lost-").permissions(private).tempdir_in(dir)?;
     let mut report = Report::new(made.path())?;
     let mut next = from;
     while next <= end.serial {
