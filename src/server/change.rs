@@ -336,15 +336,14 @@ pub(super) fn answer(
 ) -> Option<Ordered> {
     let seen = || replica.and_then(Replica::seen);
     let ready = |change: &Change| {
-        hands.check(store, info, seen(), change)?;
-        match (change, replica) {
-            (Change::Promote { is_loss_accepted }, Some(replica)) => {
-                let epoch = Plan::make(store, None, false)?.epoch;
-                let taken = replica.take_over(epoch, hands.config.outside_url.as_deref());
-                if *is_loss_accepted { Ok(()) } else { taken }
-            }
-            _ => Ok(()),
+        if let (Change::Promote { is_loss_accepted }, Some(replica)) = (change, replica) {
+            // What the master is ahead is no objection if it yields, and gives it.
+            let plan = Plan::make(store, None, false)?;
+            plan.check(*is_loss_accepted)?;
+            let taken = replica.take_over(plan.epoch, hands.config.outside_url.as_deref());
+            taken.or_else(|error| if *is_loss_accepted { Ok(()) } else { Err(error) })?;
         }
+        hands.check(store, info, seen(), change)
     };
     let result = match Change::of_json(request) {
         Some(Change::Plan) => require_replica(info)
