@@ -9,10 +9,12 @@ CARGO_FLAGS := --locked
 STATIC := x86_64-unknown-linux-gnu
 RUN := $(TARGET)/run
 KILLS ?= 200
+MINUTES ?= 20
+SEED ?=
 export TWINPI_BINARY = $(abspath $(BINARY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-kill torture-kill backlog compat live propagation bench map dist clean
+.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-kill torture-kill test-faults torture backlog compat live bench map dist clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +44,7 @@ test-rust:
 test-clients: $(BUILT)
 	"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients
 
-test-all: test-model test-kill test-transcript demo ## what takes longer: the model check of the clock, a short kill loop, the devpi command at work, the demo
+test-all: test-model test-kill test-faults test-transcript demo ## what takes longer: the model check of the clock, a short kill loop, faults, the devpi command at work, the demo
 
 test-model: ## the serial clock under a model checker that tries interleavings
 	RUSTFLAGS="--cfg shuttle" cargo test $(CARGO_FLAGS) --test clock_model --target-dir $(TARGET)/shuttle
@@ -56,6 +58,12 @@ test-kill: $(BUILT) ## a short kill loop
 torture-kill: $(BUILT) ## kill -9 of master and replica during uploads, KILLS times each (default 200)
 	$(PYTHON) tests/clients/kill_loop.py --master $(KILLS) --replica $(KILLS)
 
+test-faults: $(BUILT) ## scenes with one fault each, and a short torture
+	"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest -q tests/faults
+
+torture: $(BUILT) ## random faults on a master, replicas and a replica of a replica for MINUTES (default 20); SEED repeats a run
+	$(PYTHON) tests/faults/torture.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 backlog: ## how fast a replica applies a long backlog, in serials per second of processor time
 	cargo test --release --test replication -- --ignored --nocapture --test-threads 1 backlog::
 
@@ -64,10 +72,6 @@ compat: ## the client tests against devpi-server itself: what they expect is wha
 	$(TARGET)/devpi/bin/pip install --quiet --disable-pip-version-check devpi-server==6.20.3
 	TWINPI_BINARY="$(abspath $(TARGET)/devpi/bin/devpi-server)" \
 		"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients -m "not ours and not transcript"
-
-propagation: $(BUILT) ## how long a change takes from a commit to one replica, and to 50
-	scripts/propagation "$(BINARY)"
-	scripts/propagation "$(BINARY)" --replicas 50 --uploads 100 --rate 2
 
 live: $(BUILT) ## real packages through a mirror of the index that pip uses here; needs the network
 	scripts/live "$(BINARY)"

@@ -138,6 +138,11 @@ class Client:
 
     def upload(self, index: str, name: str, version: str, filename: str, content: bytes, more=None) -> Answer:
         """Uploads one file by form, as twine does; `more` are further fields."""
+        return self.ask("POST", f"/{index}/", *self.form(name, version, filename, content, more))
+
+    @staticmethod
+    def form(name: str, version: str, filename: str, content: bytes, more=None) -> tuple[bytes, dict[str, str]]:
+        """The body of an upload, and the header fields that belong to it."""
         fields = {
             ":action": "file_upload",
             "protocol_version": "1",
@@ -159,7 +164,7 @@ class Client:
         )
         form.write(content + f"\r\n--{mark}--\r\n".encode())
         headers = {"Content-Type": f"multipart/form-data; boundary={mark}", "Accept": "*/*"}
-        return self.ask("POST", f"/{index}/", form.getvalue(), headers)
+        return form.getvalue(), headers
 
     def links(self, index: str, project: str) -> dict[str, dict]:
         """The files of a project on its simple page, by name."""
@@ -192,6 +197,8 @@ class Node:
     extra: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
     master_url: str | None = None
+    # Whether the node inherits that SIGXFSZ is ignored, so that a limit on file sizes is an error and no end.
+    ignore_signals: bool = False
     process: subprocess.Popen | None = None
 
     @property
@@ -236,6 +243,7 @@ class Node:
                 stderr=log,
                 env=clean_env(**self.env),
                 start_new_session=True,
+                restore_signals=not self.ignore_signals,
             )
         if wait:
             self.wait_ready()

@@ -215,10 +215,9 @@ fn dispatch(app: &Call, request: Request) -> Result<Reply> {
             Ok(replica.relay(request))
         }
         // An installer takes "not found" for leave to look elsewhere, where anybody may have put that name. So a
-        // replica says it of a project only if it is up to date or the master agrees.
-        (Node::Replica(replica), Route::Simple(..) | Route::Legacy(..))
-            if !replica.is_current() =>
-        {
+        // replica says it of a project only if the master agrees: that it heard of nothing new does not mean that
+        // there is nothing.
+        (Node::Replica(replica), Route::Simple(..) | Route::Legacy(..)) => {
             let again = request.without_body();
             match handle(app, request, route) {
                 Err(error) if error.kind == Kind::NotFound => Ok(replica.relay(again)),

@@ -187,10 +187,11 @@ fn bring(app: &Arc<App>, request: Request, path: &FilePath, known: Known) -> Res
     }
 }
 
-/// A replica says "not found" only if it is up to date or the master agrees.
+/// A replica says "not found" only if the master agrees: how far it is behind it knows from the last answer only, and
+/// a way to the master that went silent looks like a master that has nothing new.
 fn ask_master(app: &App, request: &Request, path: &FilePath, error: Error) -> Result<Reply> {
     match &app.node {
-        Node::Replica(replica) if error.kind == Kind::NotFound && !replica.is_current() => {
+        Node::Replica(replica) if error.kind == Kind::NotFound => {
             Ok(replica.ask_master(request, path, None, error))
         }
         _ => Err(error),

@@ -114,11 +114,9 @@ pub fn answer(
         let made =
             ensure(&app, &mirrors, &project).and_then(|mirrored| make(&app, &request, &mirrored));
         match made {
-            // See `dispatch`: a replica that is behind lets its master say so.
+            // See `dispatch`: a replica lets its master say so.
             Err(error) if error.kind == Kind::NotFound => match &app.node {
-                Node::Replica(replica) if !replica.is_current() => {
-                    replica.relay(request.without_body())
-                }
+                Node::Replica(replica) => replica.relay(request.without_body()),
                 _ => Reply::Now(ask::failure(&error, is_json)),
             },
             Err(error) => Reply::Now(ask::failure(&error, is_json)),

@@ -17,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import threading
@@ -29,6 +28,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 sys.dont_write_bytecode = True
 
 from nodes import Client, Failed, Node, make_secret, wheel  # noqa: E402
+from readlog import check_log  # noqa: E402
 
 USER, PASSWORD, INDEX = "ann", "twin-secret", "ann/dev"
 # What a node may answer while the other one is being killed. Anything else is a defect.
@@ -158,7 +158,7 @@ class Loop:
         for node in (self.replica, self.master):
             if (status := node.stop()) != 0:
                 raise Failed(f"{node.name} ended with {status}:\n{node.tail()}")
-        logs = [self.check_log(node) for node in (self.master, self.replica)]
+        logs = [check_log(node) for node in (self.master, self.replica)]
         if logs[0] != logs[1] or logs[0][:2] != positions[0]:
             raise Failed(f"the logs end at {logs}, the nodes said {positions}")
         kept, failed = self.counts()
@@ -181,49 +181,6 @@ class Loop:
                 body = client.expect(200, "GET", link["url"], headers={"Accept": "*/*"}).body
                 if hashlib.sha256(body).hexdigest() != link["hashes"]["sha256"]:
                     raise Failed(f"{filename} has wrong bytes on the {node.name}")
-
-    def check_log(self, node: Node) -> tuple[int, str, str]:
-        """Reads the stopped node's database: dense serials, and a chain that is the hash of the log it stands for.
-
-        Gives the last serial, the chain, and a digest of all current values.
-        """
-        database = sqlite3.connect(f"file:{node.data}/twinpi.sqlite?mode=ro", uri=True)
-        chain, serial = bytes(32), -1
-        entries = database.execute("SELECT serial, chain, is_manifest, data FROM changelog ORDER BY serial")
-        for serial, (at, linked, is_manifest, data) in enumerate(entries):
-            if at != serial:
-                raise Failed(f"serial {serial} is missing on the {node.name}")
-            entry = whole(database, data) if is_manifest else data
-            chain = hashlib.sha256(chain + at.to_bytes(8, "big") + entry).digest()
-            if chain != linked:
-                raise Failed(f"the chain is broken at serial {serial} of the {node.name}")
-        values = hashlib.sha256()
-        for *row, is_manifest, value in database.execute(
-            "SELECT key, keyname, serial, is_manifest, value FROM kv ORDER BY key"
-        ):
-            value = whole(database, value) if is_manifest else value
-            values.update(repr((row, value)).encode())
-        database.close()
-        return serial, chain.hex(), values.hexdigest()
-
-
-def whole(database: sqlite3.Connection, manifest: bytes) -> bytes:
-    """Puts bytes together that are stored in segments (src/store/rope.rs has the form)."""
-    parts, at = [], 0
-    while at < len(manifest):
-        tag, length = manifest[at], int.from_bytes(manifest[at + 1 : at + 5], "big")
-        at += 5
-        if tag == 0:
-            parts.append(manifest[at : at + length])
-            at += length
-        else:
-            number = int.from_bytes(manifest[at : at + 8], "big")
-            (segment,) = database.execute("SELECT data FROM segment WHERE id = ?", (number,)).fetchone()
-            if tag != 1 or len(segment) != length:
-                raise Failed(f"segment {number} is not what a manifest says")
-            parts.append(segment)
-            at += 8
-    return b"".join(parts)
 
 
 def main() -> int:
