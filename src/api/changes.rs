@@ -103,10 +103,7 @@ struct Page {
 
 impl Page {
     fn collect(app: &App, wish: &Wish) -> Result<Self> {
-        let replicas = match &app.node {
-            Node::Master { changelog: Some(master), .. } => master.replicas().all(),
-            _ => Vec::new(),
-        };
+        let replicas = app.serves().map(|master| master.replicas().all()).unwrap_or_default();
         let mut page = Self { since: wish.since, next: wish.since, shown: Vec::new(), replicas };
         page.replicas.sort_by_key(|(_, replica)| !replica.is_live());
         page.replicas.truncate(REPLICAS_MAX);

@@ -66,10 +66,7 @@ pub fn metrics(app: &App) -> Result<Response> {
     page.put("twinpi_epoch", "gauge", "", Some(store.epoch() as f64));
     page.put("twinpi_fenced", "gauge", "", Some(f64::from(u8::from(store.fence().is_some()))));
     match &app.node {
-        Node::Master { changelog, .. } => {
-            let all = changelog.as_ref().map(|master| master.replicas().all()).unwrap_or_default();
-            page.replicas(&all, store.clock().now());
-        }
+        Node::Master { .. } => (),
         Node::Replica(replica) => {
             let status = replica.status()?;
             let state = format!("state=\"{}\"", status.known.state.as_str());
@@ -84,6 +81,8 @@ pub fn metrics(app: &App) -> Result<Response> {
             }
         }
     }
+    let all = app.serves().map(|master| master.replicas().all()).unwrap_or_default();
+    page.replicas(&all, store.clock().now());
     for metric in status::metrics(app)?.as_array().into_iter().flatten() {
         if let (Some(name), Some(kind), number) =
             (metric[0].as_str(), metric[1].as_str(), metric[2].as_f64())

@@ -11,7 +11,7 @@ use crate::http::response::Response;
 use crate::model::index;
 use crate::names::IndexName;
 use crate::replication::handshake::WirePosition;
-use crate::replication::wire;
+use crate::replication::{Master, wire};
 use crate::serial::Serial;
 use crate::store::key::FilePath;
 
@@ -61,17 +61,11 @@ pub fn status(app: &App, request: &Request) -> Result<Response> {
             .fence()
             .map_or(Json::Null, |fence| json!({"epoch": fence.epoch, "url": fence.url})),
     );
+    put("polling_replicas", app.serves().map_or(json!({}), Master::replicas_json));
     match &app.node {
-        Node::Master { changelog, .. } => {
-            put("role", "MASTER".into());
-            put(
-                "polling_replicas",
-                changelog.as_ref().map_or(json!({}), |master| master.replicas_json()),
-            );
-        }
+        Node::Master { .. } => put("role", "MASTER".into()),
         Node::Replica(replica) => {
             put("role", "REPLICA".into());
-            put("polling_replicas", json!({}));
             if let Json::Object(mut fields) = replica.status_json()? {
                 if let Some(Json::Object(errors)) = fields.get_mut("replication-errors") {
                     leave_out_closed(app, request, errors)?;

@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
+use crate::http::bell::Bell;
 use crate::http::request::Request;
 use crate::http::response::{Park, Reply, Response};
 use crate::replication::Replica;
@@ -34,11 +35,13 @@ const ANSWER_BYTES_MAX: u64 = 4 << 20;
 static FORWARDED: AtomicUsize = AtomicUsize::new(0);
 
 /// What is waited for.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Wish {
     serial: Serial,
     is_for_all: bool,
     deadline: Deadline,
+    /// The nodes that have it by the master's word.
+    others: Vec<Json>,
 }
 
 /// `GET /+wait?serial=N[&nodes=all][&timeout=S]`. A replica asks its master about all nodes.
@@ -56,7 +59,7 @@ pub fn wait(app: &Call, request: &Request) -> Result<Reply> {
         Some(_) => return Err(Error::invalid("'nodes' is 'one' or 'all'")),
     };
     let span = timeout(request, WAIT, WAIT_MAX)?;
-    let wish = Wish { serial, is_for_all, deadline: Deadline::after(span) };
+    let wish = Wish { serial, is_for_all, deadline: Deadline::after(span), others: Vec::new() };
     match &app.node {
         Node::Replica(replica) if is_for_all => Ok(forward(app, replica.clone(), wish, span)),
         _ => Ok(go(app, wish)),
@@ -74,48 +77,47 @@ pub fn timeout(request: &Request, default: Duration, max: Duration) -> Result<Du
 
 /// Answers if what is waited for is there or the time is over, and waits on else.
 fn go(app: &Arc<App>, wish: Wish) -> Reply {
-    let is_here = Some(wish.serial) <= app.store.clock().now();
+    let (serial, deadline) = (wish.serial, wish.deadline);
+    let is_here = Some(serial) <= app.store.clock().now();
     let is_over = wish.deadline.is_past();
     if !is_here && !is_over {
         let resume = move |app: &Arc<App>| match Some(wish.serial) <= app.store.clock().now() {
             true => go(app, wish),
-            false => Reply::Now(answer(app, wish)),
+            false => Reply::Now(answer(app, &wish)),
         };
-        return park(app, wish, None, wish.deadline, resume);
+        return park(app, (serial, deadline), None, resume);
     }
     let replicas = replicas(app).filter(|_| wish.is_for_all && !is_over);
-    let Some(replicas) = replicas else { return Reply::Now(answer(app, wish)) };
+    let Some(replicas) = replicas else { return Reply::Now(answer(app, &wish)) };
     let wait = replicas.wait_for(wish.serial);
     // A replica that falls silent is waited for no longer than it counts as following.
     let Some(left) = patience(replicas, wish.serial) else {
-        return Reply::Now(answer(app, wish));
+        return Reply::Now(answer(app, &wish));
     };
     let until = Deadline::after(left).min(wish.deadline);
     let bell = wait.bell.clone();
-    park(app, wish, Some(bell), until, move |app| match wait.bell.is_rung() || until.is_past() {
-        true => go(app, wish),
-        // The client asks something else on this connection, or the node stops.
-        false => Reply::Now(answer(app, wish)),
+    park(app, (serial, until), Some(bell), move |app| {
+        match wait.bell.is_rung() || until.is_past() {
+            true => go(app, wish),
+            // The client asks something else on this connection, or the node stops.
+            false => Reply::Now(answer(app, &wish)),
+        }
     })
 }
 
 fn park(
     app: &Arc<App>,
-    wish: Wish,
-    bell: Option<crate::http::bell::Bell>,
-    deadline: Deadline,
+    (wanted, deadline): (Serial, Deadline),
+    bell: Option<Bell>,
     resume: impl FnOnce(&Arc<App>) -> Reply + Send + 'static,
 ) -> Reply {
     let app = app.clone();
     let resume = Box::new(move || resume(&app));
-    Reply::Park(Park { wanted: wish.serial, bell, deadline, resume })
+    Reply::Park(Park { wanted, bell, deadline, resume })
 }
 
 fn replicas(app: &App) -> Option<&Replicas> {
-    match &app.node {
-        Node::Master { changelog: Some(master), .. } => Some(master.replicas()),
-        _ => None,
-    }
+    app.serves().map(|master| master.replicas())
 }
 
 /// How long the first of those that lack the serial still counts as following; none if no such lacks it.
@@ -130,7 +132,7 @@ fn patience(replicas: &Replicas, serial: Serial) -> Option<Duration> {
 }
 
 /// What is known now: 200 if what is waited for is there, else 504.
-fn answer(app: &App, wish: Wish) -> Response {
+fn answer(app: &App, wish: &Wish) -> Response {
     let now = app.store.clock().now();
     let mut is_there = Some(wish.serial) <= now;
     let mut result = json!({
@@ -141,7 +143,8 @@ fn answer(app: &App, wish: Wish) -> Response {
         let all = replicas(app).map(Replicas::all).unwrap_or_default();
         let lacking = all.iter().filter(|(_, r)| r.is_live() && !r.has(wish.serial));
         is_there &= lacking.count() == 0;
-        result["nodes"] = all.iter().map(|(uuid, r)| node(uuid, r, wish.serial)).collect();
+        let own = all.iter().map(|(uuid, r)| node(uuid, r, wish.serial));
+        result["nodes"] = wish.others.iter().cloned().chain(own).collect();
     }
     result["reached"] = is_there.into();
     at(now, ask::result(if is_there { 200 } else { 504 }, "wait", result))
@@ -178,7 +181,7 @@ impl Drop for Forwarded {
     }
 }
 
-/// Asks the master, which knows all nodes; what it has said is true of this one too when the answer goes out.
+/// Asks the master about the nodes that follow it, and then those that follow this one.
 fn forward(app: &Arc<App>, replica: Arc<Replica>, wish: Wish, span: Duration) -> Reply {
     let app = app.clone();
     let Some(place) = Forwarded::begin() else {
@@ -189,19 +192,19 @@ fn forward(app: &Arc<App>, replica: Arc<Replica>, wish: Wish, span: Duration) ->
         let _place = place;
         match ask_master(&replica, wish.serial, span) {
             Err(error) => Reply::Now(ask::failure(&error, true)),
-            Ok(response) if response.status != 200 => Reply::Now(response),
-            Ok(response) => {
-                let resume = move |app: &Arc<App>| {
-                    let is_here = Some(wish.serial) <= app.store.clock().now();
-                    Reply::Now(if is_here { response } else { answer(app, wish) })
-                };
-                park(&app, wish, None, wish.deadline, resume)
+            Ok((status, body)) if status != 200 => {
+                Reply::Now(Response::bytes(status, ask::JSON, body))
+            }
+            Ok((_, body)) => {
+                let told: Json = serde_json::from_slice(&body).unwrap_or_default();
+                let others = told["result"]["nodes"].as_array().cloned().unwrap_or_default();
+                go(&app, Wish { others, ..wish })
             }
         }
     }))
 }
 
-fn ask_master(replica: &Replica, serial: Serial, span: Duration) -> Result<Response> {
+fn ask_master(replica: &Replica, serial: Serial, span: Duration) -> Result<(u16, Vec<u8>)> {
     let target = format!("/+wait?serial={serial}&nodes=all&timeout={}", span.as_secs());
     let answer = replica.get(&target, &[("Accept", ask::JSON)], span + GRACE)?;
     let status = answer.status;
@@ -212,5 +215,5 @@ fn ask_master(replica: &Replica, serial: Serial, span: Duration) -> Result<Respo
     let mut body = Vec::new();
     let broken = |e| Error::new(Kind::BadGateway, "the master's answer broke off").caused_by(e);
     answer.body.take(ANSWER_BYTES_MAX).read_to_end(&mut body).map_err(broken)?;
-    Ok(Response::bytes(status, ask::JSON, body))
+    Ok((status, body))
 }

@@ -291,3 +291,32 @@ def test_a_replica_without_anything_is_not_ready(tmp_path, binary):
             assert "nothing has come" in client.expect(503, "GET", "/+ready").json()["result"]["reason"]
     finally:
         replica.stop()
+
+
+def test_a_replica_in_between_knows_those_that_follow_it(own_pair, tmp_path, binary):
+    from nodes import Node
+
+    leaf = Node("leaf", tmp_path, binary, role="replica", master=own_pair.replica, secret=own_pair.master.secret)
+    leaf.init()
+    leaf.start()
+    try:
+        index = make_index(own_pair)
+        serial = put(index, leaf, "tree")
+        between, last = pair_uuid(own_pair.replica), pair_uuid(leaf)
+        with Client(own_pair.replica.url) as client:
+            told = client.expect(200, "GET", f"/+wait?serial={serial}&nodes=all").json()["result"]
+            assert {(node["uuid"], node["state"]) for node in told["nodes"]} == {(between, "has"), (last, "has")}
+            eventually(
+                lambda: changes(client, since=serial - 1)["changes"][0]["replicas"],
+                lambda found: found == {last: {"has": True, "files": True}},
+            )
+        theirs = status(own_pair.replica)["polling_replicas"]
+        assert set(theirs) == {last} and theirs[last]["state"] == "follows"
+        leaf.process.send_signal(19)
+        with Client(own_pair.replica.url) as client:
+            serial = put(index, own_pair.master, "tree", "2.0")
+            told = client.expect(504, "GET", f"/+wait?serial={serial}&nodes=all&timeout=2").json()["result"]
+            assert {(node["uuid"], node["state"]) for node in told["nodes"]} == {(between, "has"), (last, "lacks")}
+    finally:
+        leaf.process.send_signal(18)
+        leaf.stop()
