@@ -14,7 +14,7 @@ SEED ?=
 export TWINPI_BINARY = $(abspath $(BINARY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-kill torture-kill test-faults torture backlog compat live bench map dist clean
+.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-kill torture-kill test-faults torture backlog compat compat-clients live bench map dist clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ test-rust:
 test-clients: $(BUILT)
 	"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients
 
-test-all: test-model test-kill test-faults test-transcript demo ## what takes longer: the model check of the clock, a short kill loop, faults, the devpi command at work, the demo
+test-all: test-model test-kill test-faults test-transcript compat demo ## what takes longer: the model check of the clock, a short kill loop, faults, the devpi command at work, devpi-server as master and replica, the demo
 
 test-model: ## the serial clock under a model checker that tries interleavings
 	RUSTFLAGS="--cfg shuttle" cargo test $(CARGO_FLAGS) --test clock_model --target-dir $(TARGET)/shuttle
@@ -67,10 +67,11 @@ torture: $(BUILT) ## random faults on a master, replicas and a replica of a repl
 backlog: ## how fast a replica applies a long backlog, in serials per second of processor time
 	cargo test --release --test replication -- --ignored --nocapture --test-threads 1 backlog::
 
-compat: ## the client tests against devpi-server itself: what they expect is what it does
-	$(PYTHON) -m venv $(TARGET)/devpi
-	$(TARGET)/devpi/bin/pip install --quiet --disable-pip-version-check devpi-server==6.20.3
-	TWINPI_BINARY="$(abspath $(TARGET)/devpi/bin/devpi-server)" \
+compat: $(BUILT) ## a real devpi-server as the master of a twinpi, as its replica, and replaced by it and back
+	"$$($(PYTHON) scripts/clients_venv.py compat)/python" -m pytest tests/compat
+
+compat-clients: ## the client tests against devpi-server itself: what they expect is what it does
+	TWINPI_BINARY="$$($(PYTHON) scripts/clients_venv.py compat)/devpi-server" \
 		"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients -m "not ours and not transcript"
 
 live: $(BUILT) ## real packages through a mirror of the index that pip uses here; needs the network
@@ -92,4 +93,4 @@ dist: ## one static binary in dist/, proven to be static and to do TLS
 
 clean: ## what was built, and the clients
 	cargo clean
-	rm -rf dist .venv
+	rm -rf dist .venv .venv-compat

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes .venv with the real clients (tests/clients/requirements.txt), again when that file changes.
 
-usage: scripts/clients_venv.py        prints the folder with the programs
+usage: scripts/clients_venv.py            prints the folder with the programs
+       scripts/clients_venv.py compat     the same for .venv-compat, with devpi-server (tests/compat/requirements.txt)
 """
 
 from __future__ import annotations
@@ -12,26 +13,27 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = ROOT / "tests/clients/requirements.txt"
-FOLDER = ROOT / ".venv"
+FOLDERS = {"clients": ROOT / ".venv", "compat": ROOT / ".venv-compat"}
 
 
-def ensure() -> Path:
-    """Makes the venv unless it is there already; gives its folder of programs."""
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
-    made = FOLDER / "made-from"
-    programs = FOLDER / "bin"
+def ensure(tests: str = "clients") -> Path:
+    """Makes the venv for these tests unless it is there already; gives its folder of programs."""
+    requirements, folder = ROOT / "tests" / tests / "requirements.txt", FOLDERS[tests]
+    wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
+    made = folder / "made-from"
+    programs = folder / "bin"
     if made.is_file() and made.read_text() == wanted and (programs / "python").exists():
         return programs
-    print(f"making {FOLDER.name} with pip, twine, uv and devpi-client (once) ...", file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", FOLDER], check=True, stdout=sys.stderr)
+    names = [line for line in requirements.read_text().splitlines() if line and not line.startswith("#")]
+    print(f"making {folder.name} with {', '.join(names)} (once) ...", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, stdout=sys.stderr)
     pip = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--upgrade", "-r", REQUIREMENTS], check=True, stdout=sys.stderr)
+    subprocess.run([*pip, "--upgrade", "-r", requirements], check=True, stdout=sys.stderr)
     made.write_text(wanted)
     return programs
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
+    if sys.argv[1:] not in ([], ["compat"]):
         sys.exit(__doc__)
-    print(ensure())
+    print(ensure(*sys.argv[1:]))

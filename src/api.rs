@@ -146,6 +146,9 @@ impl Handler for Api {
 /// Answers one request.
 fn answer(app: &Arc<App>, mut request: Request) -> Reply {
     strip_prefix(app, &mut request);
+    if is_devpi_replica(&request) {
+        request.headers.remove("if-none-match");
+    }
     if let Some(response) = simple::cached(app, &request).or_else(|| files::cached(app, &request)) {
         return finish(app, &request_facts(app, &request), Reply::Now(response));
     }
@@ -174,6 +177,12 @@ fn request_facts(app: &App, request: &Request) -> Facts {
     let headers = &request.headers;
     let (is_relay, is_twin) = (headers.has(wire::RELAY), headers.has(wire::TWINPI_VERSION));
     Facts { is_json: ask::is_json(request), is_relay, is_twin, lent: lent.headers }
+}
+
+/// Whether a devpi-server asks that follows a master. It takes 304 for the list of a mirror's projects for leave to
+/// forget those that it has no page of, so it gets the list.
+fn is_devpi_replica(request: &Request) -> bool {
+    request.headers.has(wire::REPLICA_UUID) && !request.headers.has(wire::TWINPI_VERSION)
 }
 
 fn strip_prefix(app: &App, request: &mut Request) {

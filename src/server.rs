@@ -62,6 +62,12 @@ enum End {
     Change(Ordered),
 }
 
+/// What proves who somebody is.
+struct Keys {
+    secret: Secret,
+    devpi: DevpiKeys,
+}
+
 /// Locks the folder for this process.
 fn lock_folder(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
@@ -93,7 +99,7 @@ fn app(
     info: &NodeInfo,
     store: &Arc<Store>,
     (node, below): (Node, Option<Master>),
-    secret: &Secret,
+    keys: &Keys,
 ) -> Result<App> {
     let source = match &node {
         Node::Master { writer, .. } => Source::Upstream(writer.clone()),
@@ -107,7 +113,7 @@ fn app(
         below,
         uuid: info.uuid.clone(),
         passwords: Passwords::new()?,
-        tokens: LoginTokens::new(secret),
+        tokens: LoginTokens::new(&keys.secret, keys.devpi.clone()),
         policy: Policy { restrict_modify: config.restrict_modify.clone() },
         pages: PageCache::for_pages(),
         files: FileCache::for_files(),
@@ -142,18 +148,19 @@ pub fn serve(config: Config) -> Result<()> {
     recover(dir, &store)?;
     let (ends, ended) = bounded(4);
     watch_signals(ends.clone())?;
+    let keys = Keys { devpi: devpi_keys(&config, &secret), secret };
     let writer = Arc::new(writer);
-    let herald = herald(&config, &info, &writer, &secret)?;
-    let node = node(&config, &info, &store, writer, &secret, ends.clone())?;
-    let below = below(&config, &node, &store, &secret)?;
-    let app = Arc::new(app(&config, &info, &store, (node, below), &secret)?);
+    let herald = herald(&config, &info, &writer, &keys)?;
+    let node = node(&config, &info, &store, writer, &keys, ends.clone())?;
+    let below = below(&config, &node, &store, &keys)?;
+    let app = Arc::new(app(&config, &info, &store, (node, below), &keys)?);
     if let Node::Replica(replica) = &app.node {
         replica.set_elsewhere(elsewhere(&app));
     }
     let server =
         Server::start(http_options(&config), Arc::new(Api(app.clone())), store.clock().clone())?;
     app.http.get_or_init(|| server.watcher());
-    let control = control(&app, &info, &secret, ends)?;
+    let control = control(&app, &info, &keys.secret, ends)?;
     let pulse = pulse(&app)?;
     announce(&config, &info, &server);
     let end = wait(&ended);
@@ -176,7 +183,7 @@ pub fn serve(config: Config) -> Result<()> {
             std::process::exit(EXIT_FOREIGN_MASTER)
         }
         End::Change(ordered) => {
-            let hands = Hands { config: &config, secret: Some(&secret) };
+            let hands = Hands { config: &config, secret: Some(&keys.secret) };
             change::obey(&hands, dir, &ordered);
             drop((ordered, lock));
             let failed = begin_again();
@@ -199,7 +206,7 @@ fn herald(
     config: &Config,
     info: &NodeInfo,
     writer: &Arc<Writer>,
-    secret: &Secret,
+    keys: &Keys,
 ) -> Result<Option<Herald>> {
     let uuid = ReplicaUuid::parse(&info.uuid);
     let (Role::Master, Some(uuid), Some(_)) = (info.role, uuid, &config.secretfile) else {
@@ -210,7 +217,7 @@ fn herald(
         user_agent: format!("twinpi/{}", env!("CARGO_PKG_VERSION")),
         ..ClientOptions::default()
     };
-    let signer = || Signer::new(secret, uuid.clone(), devpi_keys(config, secret));
+    let signer = || Signer::new(&keys.secret, uuid.clone(), keys.devpi.clone());
     let (former, url) = (&info.changes.former, config.outside_url.as_deref());
     Herald::start(writer, former, url, &client, signer)
 }
@@ -265,12 +272,12 @@ fn node(
     info: &NodeInfo,
     store: &Arc<Store>,
     writer: Arc<Writer>,
-    secret: &Secret,
+    keys: &Keys,
     ends: Sender<End>,
 ) -> Result<Node> {
     let Role::Replica = info.role else {
         let is_master = info.role == Role::Master;
-        let gate = is_master.then(|| Gate::new(secret, devpi_keys(config, secret))).transpose()?;
+        let gate = is_master.then(|| Gate::new(&keys.secret, keys.devpi.clone())).transpose()?;
         let changelog =
             gate.map(|gate| Master::new(store.clone(), gate, &info.uuid, fenced_by(&writer)));
         return Ok(Node::Master { writer, changelog });
@@ -287,7 +294,7 @@ fn node(
             replica_cert: config.replica_cert.clone(),
             ..ClientOptions::default()
         },
-        signer: Signer::new(secret, uuid, devpi_keys(config, secret)),
+        signer: Signer::new(&keys.secret, uuid, keys.devpi.clone()),
         master_url: master_url.clone(),
         master_uuid: info.master_uuid.clone(),
         outside_url: config.outside_url.clone(),
@@ -315,17 +322,12 @@ fn node(
 }
 
 /// What answers the replicas of a replica.
-fn below(
-    config: &Config,
-    node: &Node,
-    store: &Arc<Store>,
-    secret: &Secret,
-) -> Result<Option<Master>> {
+fn below(config: &Config, node: &Node, store: &Arc<Store>, keys: &Keys) -> Result<Option<Master>> {
     let Node::Replica(replica) = node else { return Ok(None) };
     if config.secretfile.is_none() {
         return Ok(None);
     }
-    let gate = Gate::new(secret, devpi_keys(config, secret))?;
+    let gate = Gate::new(&keys.secret, keys.devpi.clone())?;
     let replica = Arc::downgrade(replica);
     let uuid = move || replica.upgrade().and_then(|r| r.master_uuid()).unwrap_or_default();
     Ok(Some(Master::below(store.clone(), gate, uuid)))

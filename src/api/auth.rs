@@ -4,11 +4,12 @@
 //! refused (spec/http-api.md 2.3).
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::model::acl::{Identity, Permission};
@@ -23,6 +24,9 @@ use super::App;
 
 /// The user name that goes with any access token, as clients of other indexes send it.
 const ANY_USER: &str = "__token__";
+
+/// How long a request waits at most for the key for devpi's tokens, which is derived once.
+const KEY_WAIT: Duration = Duration::from_secs(20);
 
 /// A user name with a password or a token.
 pub struct Credentials {
@@ -60,9 +64,14 @@ pub fn identify(app: &App, request: &Request) -> Result<Identity> {
         return Ok(grant.map_or(Identity::Anonymous, |grant| Identity::Token(Arc::new(grant))));
     }
     let Ok(user) = UserName::parse(&credentials.user) else { return Ok(Identity::Anonymous) };
-    let is_valid = match app.tokens.verify(&credentials.secret, user.as_str(), unix_now()) {
+    let mut check = app.tokens.verify(&credentials.secret, user.as_str(), unix_now());
+    if check == LoginCheck::Later {
+        app.tokens.wait(request.deadline.min(Deadline::after(KEY_WAIT)))?;
+        check = app.tokens.verify(&credentials.secret, user.as_str(), unix_now());
+    }
+    let is_valid = match check {
         LoginCheck::Valid { .. } => app.store.read()?.has(&key::User(&user))?,
-        LoginCheck::Expired | LoginCheck::Wrong => false,
+        LoginCheck::Expired | LoginCheck::Wrong | LoginCheck::Later => false,
         LoginCheck::NoToken => check_password(app, &user, &credentials.secret, request)?,
     };
     Ok(if is_valid { Identity::User(user) } else { Identity::Anonymous })

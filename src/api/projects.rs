@@ -149,9 +149,7 @@ fn versions_of(
 fn mirrored_link(base: &str, link: &Link) -> Json {
     let mut shown = json!({"rel": "releasefile", "href": format!("{base}/{}", link.path())});
     let hash = link.hash();
-    if let Some((kind, hex)) = hash {
-        shown["hash_spec"] = format!("{kind}={hex}").into();
-    }
+    shown["hash_spec"] = hash.map(|(kind, hex)| format!("{kind}={hex}")).unwrap_or_default().into();
     shown["hashes"] =
         Json::Object(hash.map(|(kind, hex)| (kind.to_owned(), hex.into())).into_iter().collect());
     shown

@@ -98,7 +98,9 @@ impl Gate {
             wire::failure(503, "the key for devpi's tokens is being derived, come again soon")
                 .with_header("Retry-After", RETRY_SECS)
         })?;
-        read_replica_token(&key, token, uuid, now).map_err(fault)
+        read_replica_token(&key, token, uuid, now).map_err(fault)?;
+        self.devpi.note_follower();
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -90,6 +91,12 @@ impl fmt::Debug for DevpiKey {
     }
 }
 
+impl fmt::Debug for DevpiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DevpiKeys(***)")
+    }
+}
+
 /// devpi's keys as far as they are known. The first who asks for one starts its derivation; nobody waits who does not
 /// want to.
 #[derive(Clone)]
@@ -101,6 +108,8 @@ struct Inner {
     folder: Option<PathBuf>,
     slots: Mutex<Slots>,
     settled: Condvar,
+    /// Whether a devpi-server follows this node, which must understand the tokens that are given out here.
+    has_follower: AtomicBool,
 }
 
 struct Slots {
@@ -127,6 +136,7 @@ impl DevpiKeys {
             folder: folder.map(Path::to_owned),
             slots: Mutex::new(slots),
             settled: Condvar::new(),
+            has_follower: AtomicBool::new(false),
         }))
     }
 
@@ -163,6 +173,19 @@ impl DevpiKeys {
                 *slots.slot(salt) = Slot::Failed(Instant::now());
             }
         }
+    }
+
+    /// Notes that a devpi-server follows this node: logins are to be in its manner from now on.
+    pub fn note_follower(&self) {
+        if !self.0.has_follower.swap(true, Ordering::Relaxed) {
+            self.request(Salt::Login);
+        }
+    }
+
+    /// The key for logins, if a devpi-server follows this node and the key is there.
+    pub fn login_if_followed(&self) -> Option<DevpiKey> {
+        let has_follower = self.0.has_follower.load(Ordering::Relaxed);
+        has_follower.then(|| self.get(Salt::Login)).flatten()
     }
 
     /// Whether a key was asked for and is not settled yet.

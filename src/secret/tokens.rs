@@ -121,7 +121,7 @@ fn signature(key: &DevpiKey, value: &str) -> [u8; 20] {
 }
 
 /// A text as Python's `json` writes it: ASCII only.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for unit in text.encode_utf16() {
