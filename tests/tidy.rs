@@ -225,3 +225,17 @@ fn every_option_is_described() {
     let absent: Vec<_> = names.filter(|name| !is_there(name)).collect();
     assert!(absent.is_empty(), "not in docs/OPERATIONS.md: {absent:?}");
 }
+
+#[test]
+fn guarantees_name_tests_that_exist() {
+    let text = fs::read_to_string(root().join("docs/GUARANTEES.md")).unwrap();
+    let named: Vec<(&str, &str)> =
+        text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::")).collect();
+    assert!(36 < named.len(), "{}", named.len());
+    let is_missing = |(path, test): &&(&str, &str)| {
+        let source = fs::read_to_string(root().join(path)).unwrap_or_default();
+        !["fn", "def"].iter().any(|word| source.contains(&format!("{word} {test}(")))
+    };
+    let missing: Vec<_> = named.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
+}

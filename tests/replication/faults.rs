@@ -183,3 +183,24 @@ fn a_master_that_comes_back_is_followed_within_seconds() {
         "no trouble",
     );
 }
+
+#[test]
+fn an_entry_of_a_kind_that_is_not_known_here_is_kept_and_passed_on() {
+    // As a newer node or a plugin of another server may write it.
+    let entry = encode_entry([
+        ("ann/.config", "USER", -1, Some(&b"J"[..])),
+        ("ann/dev/.novelty", "NOVELTY", -1, Some(&b"F\x00\x00\x00\x07"[..])),
+    ]);
+    let home = Home::new();
+    home.writer.apply(&[(serial(0), entry)], None, &|_| false).expect("applies");
+    let master = MasterNode::of(home, MASTER);
+    let middle = ReplicaNode::start(&master.url());
+    middle.reaches(serial(0));
+    assert_eq!(middle.home.chain(), master.home.chain());
+    // What follows it is applied too.
+    let next = master.home.commit("bob");
+    middle.reaches(next);
+    let kept = middle.home.store.entries(serial(0), serial(0), usize::MAX).expect("reads");
+    let sent = master.home.store.entries(serial(0), serial(0), usize::MAX).expect("reads");
+    assert_eq!(kept, sent);
+}
