@@ -437,3 +437,25 @@ def test_a_node_that_writes_is_not_led_elsewhere_by_mistake(three):
     assert "older" in nodes.refused("demote", b, "--primary-url", a.url)
     assert nodes.upload(a, "9.9").status == 503
     nodes.uploaded(b, "9.9")
+
+
+def test_a_replica_that_was_further_than_the_new_master_drops_nothing_by_itself(three):
+    nodes, a, b, c = three
+    common = b.serial()
+    b.stop()
+    nodes.uploaded(a, "1.1", name="further", content=b"# b never saw it")
+    c.wait_serial(a.serial())
+    wait_files(c, 2)
+    a.stop(kill=True)
+    b.start()
+    nodes.command("promote", b, "--accept-loss")
+    nodes.command("follow", c, b.url)
+    status = nodes.wait_state(c, "ahead")
+    assert "twinpi demote" in status["replication-state-reason"]
+    nodes.uploaded(b, "2.0")
+    assert nodes.wait_state(c, "forked")["last-common-serial"] == common
+    assert nodes.links(c, "further"), "it is still served"
+    report = nodes.demote(c, b)
+    assert (report["last-common-serial"], report["entries-saved"], report["files-saved"]) == (common, 1, 1)
+    nodes.wait_equal(b, c)
+    assert not nodes.links(c, "further")
