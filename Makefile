@@ -9,6 +9,7 @@ CARGO_FLAGS := --locked
 STATIC := x86_64-unknown-linux-gnu
 RUN := $(TARGET)/run
 KILLS ?= 200
+ROUNDS ?= 100
 MINUTES ?= 20
 SEED ?=
 export TWINPI_BINARY = $(abspath $(BINARY))
@@ -63,6 +64,9 @@ test-faults: $(BUILT) ## scenes with one fault each, and a short torture
 
 torture: $(BUILT) ## random faults on a master, replicas and a replica of a replica for MINUTES (default 20); SEED repeats a run
 	$(PYTHON) tests/faults/torture.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+drill: $(BUILT) ## failovers under upload load: kill the master, promote, follow, rejoin; ROUNDS times (default 100)
+	scripts/failover-drill --rounds $(ROUNDS)
 
 backlog: ## how fast a replica applies a long backlog, in serials per second of processor time
 	cargo test --release --test replication -- --ignored --nocapture --test-threads 1 backlog::
