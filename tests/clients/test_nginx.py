@@ -3,6 +3,7 @@ said when a certificate is wrong."""
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -163,3 +164,24 @@ def test_a_proxy_that_cuts_idle_connections_early_costs_no_change(nodes, authori
             nodes.replica.wait_serial(serial, 15)
         log = nodes.replica.tail(20_000)
         assert "504" in log and "proxy" in log and "proxy_read_timeout" in log, log
+
+
+def test_a_change_that_the_proxy_gave_up_on_is_settled_by_its_receipt(nodes, authority, tmp_path):
+    """nginx answers 504 while the master stands still; the upload, carried out later, is told as done, and stands once."""
+    settings = RECOMMENDED.replace("330s", "1s")
+    with Nginx(tmp_path, nodes.master.port, pem(authority, "localhost"), settings=settings) as nginx:
+        follow(nodes.replica, nginx.url, tmp_path)
+        index = make_index(nodes)
+        filename, content = wheel("late", "1.0")
+        with index.client(nodes.replica) as client:
+            before = nodes.master.serial()
+            nodes.master.process.send_signal(19)
+            wake = threading.Timer(1.6, lambda: nodes.master.process.send_signal(18))
+            wake.start()
+            answer = client.upload(index.name, "late", "1.0", filename, content)
+            wake.join()
+            assert answer.status == 200, answer.reason.encode() + answer.body
+            assert filename in client.links(index.name, "late")
+        assert "504" in (nginx.folder / "access.log").read_text()
+        nodes.replica.wait_serial(before + 1)
+        assert nodes.master.serial() == before + 1
