@@ -4,6 +4,7 @@ pub mod args;
 pub mod argv;
 pub mod password;
 pub mod token;
+mod upkeep;
 pub mod upstream;
 
 use std::collections::BTreeMap;
@@ -143,6 +144,10 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         Program::Promote => args::Promote::from_args(&[shown], &rest).map(Command::Promote),
         Program::Demote => args::Demote::from_args(&[shown], &rest).map(Command::Demote),
         Program::Follow => args::Follow::from_args(&[shown], &rest).map(Command::Follow),
+        Program::Export => args::Export::from_args(&[shown], &rest).map(Command::Export),
+        Program::Import => args::Import::from_args(&[shown], &rest).map(Command::Import),
+        Program::Fsck => args::Fsck::from_args(&[shown], &rest).map(Command::Fsck),
+        Program::Verify => args::Verify::from_args(&[shown], &rest).map(Command::Verify),
     };
     let (mut given, operand) = match command.map_err(early)? {
         Command::Serve(serve) if serve.version => return Err(Outcome::Printed(version(shown))),
@@ -160,6 +165,16 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
             let url = follow.url.clone();
             (follow.given(), url)
         }
+        Command::Export(export) => {
+            let directory = export.directory.clone();
+            (export.given(), directory)
+        }
+        Command::Import(import) => {
+            let directory = import.directory.clone();
+            (import.given(), directory)
+        }
+        Command::Fsck(fsck) => (fsck.given(), None),
+        Command::Verify(verify) => (verify.given(), None),
     };
     given.extend(plain.idle);
     let (settings, files) = read_settings(program, given)?;
@@ -181,6 +196,10 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         Program::Promote | Program::Demote | Program::Follow => {
             return change(program, &settings, &config, operand);
         }
+        Program::Export | Program::Import => {
+            return upkeep::transfer(program, &settings, config, operand);
+        }
+        Program::Fsck | Program::Verify => return upkeep::check(program, &settings, &config),
     }?)
 }
 

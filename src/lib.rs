@@ -7,6 +7,7 @@ pub mod deadline;
 pub mod digest;
 pub mod error;
 pub mod http;
+pub mod maintenance;
 pub mod mirror;
 pub mod model;
 pub mod names;

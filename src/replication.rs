@@ -11,7 +11,7 @@ pub mod handshake;
 pub mod herald;
 mod import;
 pub mod lag;
-mod link;
+pub mod link;
 pub mod lost;
 pub mod master;
 mod mender;

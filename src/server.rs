@@ -3,6 +3,7 @@
 
 pub mod change;
 mod control;
+pub mod upkeep;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::process::CommandExt as _;
@@ -137,6 +138,7 @@ pub fn serve(config: Config) -> Result<()> {
             dir.display()
         )));
     }
+    upkeep::refuse_half_imported(dir)?;
     let lock = lock_folder(dir)?;
     let secret = match &config.secretfile {
         Some(path) => Secret::load(path)?,

@@ -6,6 +6,7 @@
 
 pub mod blobs;
 pub mod changelog;
+pub mod check;
 pub mod codec;
 pub mod doubt;
 pub mod expected;
@@ -76,28 +77,59 @@ pub struct Writer {
 pub fn open(dir: &Path, readers: u32) -> Result<(Arc<Store>, Writer)> {
     let blobs = Blobs::open(dir)?;
     let file = dir.join(DATABASE);
-    let mut connection =
-        Connection::open(&file).context(|| format!("opening {}", file.display()))?;
-    schema::prepare(&connection, Purpose::Write)
-        .context(|| format!("opening {}", file.display()))?;
-    schema::migrate(&mut connection)?;
+    let connection = open_to_write(&file).map_err(|e| check::with_way_out(e, &file))?;
     let clock = Arc::new(SerialClock::new(txn::last_serial(&connection)?));
     let timelines = Mutex::new(timeline::load(&connection)?);
     let fence = Mutex::new(timeline::load_fence(&connection)?);
     let lost = AtomicU64::new(lost::count(&connection)?);
+    let (pool, doubt) = (pool(&file, readers)?, Doubt::default());
+    let store = Arc::new(Store { pool, clock, blobs, timelines, fence, lost, doubt });
+    Ok((store.clone(), Writer { connection: Mutex::new(connection), store }))
+}
+
+/// Opens the store below `dir` for reading alone, also beside a node that runs there. The clock stands still.
+///
+/// # Errors
+/// `Kind::Invalid` if another version of this program wrote it last; `Kind::Internal` if it cannot be read.
+pub fn look(dir: &Path, readers: u32) -> Result<Arc<Store>> {
+    let file = dir.join(DATABASE);
+    let pool = pool(&file, readers)?;
+    let connection = pool.get()?;
+    schema::require_newest(&connection)?;
+    let store = Store {
+        clock: Arc::new(SerialClock::new(txn::last_serial(&connection)?)),
+        blobs: Blobs::open(dir)?,
+        timelines: Mutex::new(timeline::load(&connection)?),
+        fence: Mutex::new(timeline::load_fence(&connection)?),
+        lost: AtomicU64::new(lost::count(&connection)?),
+        doubt: Doubt::default(),
+        pool,
+    };
+    Ok(Arc::new(store))
+}
+
+fn pool(file: &Path, readers: u32) -> Result<r2d2::Pool<SqliteConnectionManager>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let manager = SqliteConnectionManager::file(&file)
+    let manager = SqliteConnectionManager::file(file)
         .with_flags(flags)
         .with_init(|connection| schema::prepare(connection, Purpose::Read));
-    let pool = r2d2::Pool::builder()
+    Ok(r2d2::Pool::builder()
         .max_size(readers)
         .min_idle(Some(1))
         .test_on_check_out(false)
         .connection_timeout(CONNECTION_WAIT)
-        .build(manager)?;
-    let doubt = Doubt::default();
-    let store = Arc::new(Store { pool, clock, blobs, timelines, fence, lost, doubt });
-    Ok((store.clone(), Writer { connection: Mutex::new(connection), store }))
+        .build(manager)?)
+}
+
+/// The one connection that writes, to a database of the newest version whose end is whole.
+fn open_to_write(file: &Path) -> Result<Connection> {
+    let mut connection =
+        Connection::open(file).context(|| format!("opening {}", file.display()))?;
+    schema::prepare(&connection, Purpose::Write)
+        .context(|| format!("opening {}", file.display()))?;
+    schema::migrate(&mut connection)?;
+    check::tail(&connection)?;
+    Ok(connection)
 }
 
 /// Whether a store was ever made below `dir`.

@@ -341,6 +341,142 @@ command! {
     }
 }
 
+command! {
+    /// Writes all that a node holds as an export, which import and devpi-import read: users, indexes, metadata and files.
+    #[argh(subcommand, name = "export", help_triggers("-h", "--help"), usage = "[options] DIRECTORY")]
+    #[argh(example = "{command_name} --serverdir /srv/index /backup/export")]
+    #[argh(note = "The node may run: what is written is the state at one serial. Access tokens are left out.")]
+    Export
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+    }
+    switches {
+        /// write the files that mirrors hold, too
+        include_mirrored_files;
+        /// link files instead of copying them, where the file system allows it
+        hard_links;
+        /// log details
+        debug;
+    }
+    positional {
+        /// the folder to write; empty or not there
+        directory;
+    }
+}
+
+command! {
+    /// Makes a new node's folder out of an export of devpi-server or of this program.
+    #[argh(subcommand, name = "import", help_triggers("-h", "--help"), usage = "[options] DIRECTORY")]
+    #[argh(example = "{command_name} --serverdir /srv/index --no-root-pypi /backup/export")]
+    #[argh(note = "Each file is checked against its digests. An import that did not end leaves a folder that no node starts in:\n\
+        remove it and import again.")]
+    Import
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+        /// password of root, unless the export has one (default: empty)
+        root_passwd: Option;
+        /// password of root as an argon2 hash, unless the export has one
+        root_passwd_hash: Option;
+        /// index that root/pypi mirrors, unless the export says so (default: what pip uses)
+        root_pypi_url: Option;
+        /// type of index to leave out; may be repeated
+        skip_import_type: Vec;
+    }
+    switches {
+        /// make no root/pypi
+        no_root_pypi;
+        /// link files instead of copying them, where the file system allows it
+        hard_links;
+        /// log details
+        debug;
+    }
+    positional {
+        /// the folder with the export
+        directory;
+    }
+}
+
+command! {
+    /// Checks that each file is in place and has the digest that its record names.
+    #[argh(subcommand, name = "fsck", help_triggers("-h", "--help"), usage = "[options]")]
+    #[argh(note = "The exit status is 1 if something is wrong. The node may run. verify checks more.")]
+    Fsck
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+    }
+    switches {
+        /// compare digests (the default)
+        checksum;
+        /// only look whether the files are there
+        no_checksum;
+        /// log details
+        debug;
+    }
+    positional {}
+}
+
+command! {
+    /// Checks a node's folder: the log with its chain, each value against the log, each file against its record, and the
+    /// history against that of the master.
+    #[argh(subcommand, name = "verify", help_triggers("-h", "--help"), usage = "[options]")]
+    #[argh(example = "{command_name} --serverdir /srv/index --secretfile /etc/index/secret\n\
+        {command_name} --serverdir /srv/index --offline --repair")]
+    #[argh(note = "The exit status is 1 if something is wrong. The node may run, unless --repair is given.")]
+    Verify
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+        /// the master to compare with (default: the one that the replica follows; also --primary-url, --master-url)
+        master: Option;
+        #[argh(hidden_help)]
+        /// the same
+        primary_url: Option;
+        #[argh(hidden_help)]
+        /// the same
+        master_url: Option;
+        /// file with the secret that all nodes share
+        secretfile: Option;
+        /// certificate and key (PEM) to show to the master
+        replica_cert: Option;
+    }
+    switches {
+        /// ask no master
+        offline;
+        /// do not look at the files
+        no_files;
+        /// have what is missing or broken fetched again at the next start
+        repair;
+        /// print JSON
+        json;
+        /// log details
+        debug;
+    }
+    positional {}
+}
+
 /// A private Python package index that replicates.
 #[derive(FromArgs, Debug)]
 #[argh(help_triggers("-h", "--help"))]
@@ -348,7 +484,7 @@ command! {
     {command_name} serve --serverdir /srv/index --port 3141\n\
     \n\
     Each command tells more with --help. Called by the name of one of devpi's programs (devpi-server, devpi-init,\n\
-    devpi-gen-secret, devpi-passwd: a link to this binary), it takes that program's options.")]
+    devpi-gen-secret, devpi-passwd, devpi-export, devpi-import, devpi-fsck: a link to this binary), it takes that program's options.")]
 pub struct Twinpi {
     /// print the version and exit
     #[argh(switch)]
@@ -377,6 +513,14 @@ pub enum Command {
     Demote(Demote),
     /// Make a replica follow another master.
     Follow(Follow),
+    /// Write all that a node holds as an export.
+    Export(Export),
+    /// Make a node's folder out of an export.
+    Import(Import),
+    /// Check a node's files.
+    Fsck(Fsck),
+    /// Check a node's log and files, also against the master.
+    Verify(Verify),
     /// Make, list and revoke access tokens.
     Token(super::token::Token),
 }

@@ -23,15 +23,15 @@ const PROGRAMS: &[(&str, &str, Called)] = &[
     ("gen-secret", "devpi-gen-secret", Called::Program(Program::GenSecret)),
     ("passwd", "devpi-passwd", Called::Program(Program::Passwd)),
     ("token", "", Called::Token),
-    ("export", "devpi-export", Called::NotYet("export")),
-    ("import", "devpi-import", Called::NotYet("import")),
-    ("fsck", "devpi-fsck", Called::NotYet("fsck")),
+    ("export", "devpi-export", Called::Program(Program::Export)),
+    ("import", "devpi-import", Called::Program(Program::Import)),
+    ("fsck", "devpi-fsck", Called::Program(Program::Fsck)),
     ("gen-config", "devpi-gen-config", Called::NotYet("gen-config")),
     ("clear-search-index", "devpi-clear-search-index", Called::NotYet("clear-search-index")),
     ("promote", "", Called::Program(Program::Promote)),
     ("demote", "", Called::Program(Program::Demote)),
     ("follow", "", Called::Program(Program::Follow)),
-    ("verify", "", Called::NotYet("verify")),
+    ("verify", "", Called::Program(Program::Verify)),
 ];
 
 /// Finds the program that is called by the name of a file, as devpi's are.

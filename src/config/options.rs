@@ -3,7 +3,9 @@
 //! The command line, the environment and the file are read against this one table, so that no option can be
 //! ignored in silence: it works, or it is refused, or a warning says why it has no meaning.
 
-use Program::{Demote, Follow, GenSecret, Init, Passwd, Promote, Serve};
+use Program::{
+    Demote, Export, Follow, Fsck, GenSecret, Import, Init, Passwd, Promote, Serve, Verify,
+};
 use Stand::{Idle, Missing, Works};
 use Takes::{Many, Nothing, One};
 
@@ -24,6 +26,14 @@ pub enum Program {
     Demote,
     /// Makes a replica follow another master.
     Follow,
+    /// Writes an export of a node's folder.
+    Export,
+    /// Makes a node's folder out of an export.
+    Import,
+    /// Checks the files of a folder.
+    Fsck,
+    /// Checks the whole of a folder.
+    Verify,
 }
 
 /// What follows an option.
@@ -68,7 +78,7 @@ impl Opt {
     }
     /// Whether any program knows this name.
     pub fn is_known(name: &str) -> bool {
-        OPTIONS.iter().any(|opt| opt.name == name) || KNOWN_ELSEWHERE.contains(&name)
+        OPTIONS.iter().any(|opt| opt.name == name)
     }
     /// The variable that sets it.
     pub fn variable(&self) -> String {
@@ -76,21 +86,24 @@ impl Opt {
     }
 }
 
-const ALL: &[Program] = &[Serve, Init, GenSecret, Passwd, Promote, Demote, Follow];
+const ALL: &[Program] =
+    &[Serve, Init, GenSecret, Passwd, Promote, Demote, Follow, Export, Import, Fsck, Verify];
 const SERVE: &[Program] = &[Serve];
-const INIT: &[Program] = &[Init];
+const NEW: &[Program] = &[Init, Import];
 const NODE: &[Program] = &[Serve, Init];
-const MASTER_URL: &[Program] = &[Serve, Init, Demote];
+const MASTER_URL: &[Program] = &[Serve, Init, Demote, Verify];
 const PROMOTE: &[Program] = &[Promote];
-const CHANGE: &[Program] = &[Promote, Demote, Follow];
-const STORAGE: &[Program] = &[Serve, Init, Passwd, Promote, Demote, Follow];
+const CHANGE: &[Program] = &[Promote, Demote, Follow, Verify];
+const STORAGE: &[Program] =
+    &[Serve, Init, Passwd, Promote, Demote, Follow, Export, Import, Fsck, Verify];
+const LINKS: &[Program] = &[Serve, Export, Import];
+const EXPORT: &[Program] = &[Export];
+const IMPORT: &[Program] = &[Import];
+const FSCK: &[Program] = &[Fsck];
+const VERIFY: &[Program] = &[Verify];
 const SECRET: &[Program] = &[Serve, GenSecret];
-const SECRET_FILE: &[Program] = &[Serve, GenSecret, Demote];
-const CERT: &[Program] = &[Serve, Demote];
-
-/// Keys that a shared file may hold for programs which this version does not have.
-const KNOWN_ELSEWHERE: &[&str] =
-    &["include-mirrored-files", "skip-import-type", "no-events", "checksum", "no-checksum"];
+const SECRET_FILE: &[Program] = &[Serve, GenSecret, Demote, Verify];
+const CERT: &[Program] = &[Serve, Demote, Verify];
 
 const fn opt(name: &'static str, takes: Takes, of: &'static [Program], stand: Stand) -> Opt {
     Opt { name, takes, of, stand }
@@ -134,7 +147,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("request-timeout", One, SERVE, Works),
     opt("offline-mode", Nothing, SERVE, Works),
     opt("replica-file-search-path", One, SERVE, Works),
-    opt("hard-links", Nothing, SERVE, Works),
+    opt("hard-links", Nothing, LINKS, Works),
     opt("files", One, SERVE, Works),
     opt("file-replication-threads", One, SERVE, Works),
     opt("file-replication-skip-indexes", One, SERVE, Works),
@@ -153,13 +166,21 @@ pub const OPTIONS: &[Opt] = &[
     opt("documentation-path", One, SERVE, Idle("documentation is never unpacked")),
     opt("keep-docs-packed", Nothing, SERVE, Idle("documentation is never unpacked")),
     opt("indexer-backend", One, SERVE, Missing("")),
-    opt("no-root-pypi", Nothing, INIT, Works),
-    opt("root-pypi-url", One, INIT, Works),
-    opt("root-passwd", One, INIT, Works),
-    opt("root-passwd-hash", One, INIT, Works),
+    opt("no-root-pypi", Nothing, NEW, Works),
+    opt("root-pypi-url", One, NEW, Works),
+    opt("root-passwd", One, NEW, Works),
+    opt("root-passwd-hash", One, NEW, Works),
+    opt("include-mirrored-files", Nothing, EXPORT, Works),
+    opt("skip-import-type", Many, IMPORT, Works),
+    opt("no-events", Nothing, IMPORT, Idle("an import has no events to wait for")),
+    opt("checksum", Nothing, FSCK, Works),
+    opt("no-checksum", Nothing, FSCK, Works),
     opt("plan", Nothing, PROMOTE, Works),
     opt("accept-loss", Nothing, PROMOTE, Works),
     opt("json", Nothing, CHANGE, Works),
+    opt("offline", Nothing, VERIFY, Works),
+    opt("no-files", Nothing, VERIFY, Works),
+    opt("repair", Nothing, VERIFY, Works),
 ];
 
 #[cfg(test)]
@@ -167,11 +188,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique() {
-        let mut names: Vec<_> = OPTIONS.iter().map(|opt| opt.name).collect();
+    fn names_are_unique_in_each_program() {
+        let of =
+            |opt: &'static Opt| opt.of.iter().map(|program| format!("{program:?} {}", opt.name));
+        let mut names: Vec<_> = OPTIONS.iter().flat_map(of).collect();
+        let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), OPTIONS.len());
+        assert_eq!(names.len(), count);
     }
 
     #[test]

@@ -225,6 +225,39 @@ impl Blobs {
         Ok(Some(staged))
     }
 
+    /// Gives a file a second name elsewhere; false if it is not here.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the file system does not allow it.
+    pub fn link_to(&self, path: &FilePath, elsewhere: &Path) -> Result<bool> {
+        match fs::hard_link(self.place_of(path), elsewhere) {
+            Ok(()) => Ok(true),
+            Err(e) if is_absent(&e) => Ok(false),
+            Err(e) => Err(e).context(|| format!("linking {path}")),
+        }
+    }
+
+    /// A file elsewhere staged by a second name, with its sums; `None` where the file system does not allow that.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if it cannot be read.
+    pub fn adopt(&self, elsewhere: &Path, mut hasher: Hasher) -> Result<Option<Staged>> {
+        let link = |name: &Path| fs::hard_link(elsewhere, name).and_then(|()| File::open(name));
+        let Ok(file) = tempfile::Builder::new().make_in(&self.staging, link) else {
+            return Ok(None);
+        };
+        let (mut bytes, mut chunk) = (file.as_file(), vec![0; CHUNK_BYTES]);
+        loop {
+            match bytes.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(n) => hasher.update(&chunk[..n]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).context(|| format!("reading {}", elsewhere.display())),
+            }
+        }
+        Ok(Some(Staged { file, sums: hasher.finish(), is_link: true }))
+    }
+
     /// Opens a file with its length in bytes; `None` if it is not here.
     ///
     /// # Errors

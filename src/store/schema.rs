@@ -145,6 +145,18 @@ pub fn migrate(connection: &mut Connection) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a database whose tables are not those of this version.
+///
+/// # Errors
+/// `Kind::Invalid` if they are not.
+pub fn require_newest(connection: &Connection) -> Result<()> {
+    let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version as usize == MIGRATIONS.len() {
+        return Ok(());
+    }
+    Err(Error::invalid("another version of this program wrote the folder: start a node there once"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,7 @@
+//! Work on a whole server folder: taken out as an export, made from one, and checked.
+
+pub mod export;
+pub mod import;
+pub mod progress;
+mod spool;
+pub mod verify;
