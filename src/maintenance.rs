@@ -3,5 +3,7 @@
 pub mod export;
 pub mod import;
 pub mod progress;
+#[cfg(test)]
+mod scenes;
 mod spool;
 pub mod verify;
