@@ -22,6 +22,10 @@ use super::link::{CONNECT, Link};
 use super::receipts::{self, Fate, Key, Memory};
 use super::wire;
 
+/// How long an answer to a reader waits until this node is as far as the master was: what is read next here should
+/// not be older. A node that is further behind than this passes it on all the same: it is what the reader asked for.
+const READ_WAIT: Duration = Duration::from_secs(1);
+
 /// So much of an answer is read before the wait for its serial, so that the connection is free again. Answers to
 /// changes are small.
 const ANSWER_BYTES: u64 = 1 << 20;
@@ -444,8 +448,11 @@ impl Relay {
             return Err(Box::new(failure(502, &message)));
         };
         let Some(serial) = serial else { return Ok(()) };
-        let deadline = Deadline::after(self.timeout.saturating_sub(ended_at.elapsed()));
-        if self.store.clock().wait_for(serial, deadline) {
+        let patience = self.timeout.saturating_sub(ended_at.elapsed());
+        let patience = if outgoing.method.is_read() { patience.min(READ_WAIT) } else { patience };
+        if self.store.clock().wait_for(serial, Deadline::after(patience))
+            || outgoing.method.is_read()
+        {
             return Ok(());
         }
         let here = Serial::wire(self.store.clock().now());

@@ -123,7 +123,8 @@ class Worker(threading.Thread):
             return None
         self.history.count("read", str(answer.status))
         # That something is not there is the word of the master, with the master's serial.
-        if answer.status == 200 and (serial := answer.headers["X-DEVPI-SERIAL"]) is not None:
+        is_own = answer.headers["X-DEVPI-PROXY"] is None
+        if answer.status == 200 and is_own and (serial := answer.headers["X-DEVPI-SERIAL"]) is not None:
             self.ordered(node, int(serial))
         return answer
 

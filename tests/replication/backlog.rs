@@ -5,6 +5,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use twinpi::serial::Serial;
 use twinpi::store::codec::{self, FrameReader, Value};
 
 use super::rig::{Home, MASTER, MasterNode, ReplicaNode, serial};
@@ -194,5 +195,20 @@ fn following_a_backlog() {
             rate(SERIALS, wall),
         );
         assert_eq!(replica.home.chain(), master.home.chain());
+    }
+}
+
+/// Lengthens the log in the folder that `TWINPI_LONG_LOG` names, for `scripts/first-install`.
+#[test]
+#[ignore = "makes something; scripts/first-install"]
+fn a_long_log_for_a_real_node() {
+    let Some(folder) = std::env::var_os("TWINPI_LONG_LOG") else { return };
+    let (store, writer) = twinpi::store::open(folder.as_ref(), 1).expect("a server's folder");
+    let first = Serial::following(store.clock().now()).get();
+    for from in (first..SERIALS).step_by(2000) {
+        let batch: Vec<_> = (from..SERIALS.min(from + 2000))
+            .map(|n| (serial(n), entry(Shape::Upload, n)))
+            .collect();
+        writer.apply(&batch, None, &|_| false).expect("a good log");
     }
 }
