@@ -28,6 +28,8 @@ pub struct Plan {
     pub queue: Counts,
     /// Files that are not here; `None` if nobody looked.
     pub missing: Option<Missing>,
+    /// The epoch of another master that this node knows it was replaced by.
+    pub replaced_by: Option<u64>,
     /// Which part of the master's indexes it takes over; `None` if all.
     pub filter: Option<String>,
 }
@@ -38,13 +40,14 @@ impl Plan {
     /// # Errors
     /// `Kind::Internal` if the database fails.
     pub fn make(store: &Store, seen: Option<Seen>, looks: bool) -> Result<Self> {
-        let fenced = store.fence().map_or(0, |fence| fence.epoch);
+        let replaced_by = store.fence().map(|fence| fence.epoch);
         Ok(Self {
             at: store.position()?,
-            epoch: store.epoch().max(fenced) + 1,
+            epoch: store.epoch().max(replaced_by.unwrap_or(0)) + 1,
             seen,
             queue: store.wanted_counts()?,
             missing: looks.then(|| store.missing_files(NAMES_MAX)).transpose()?,
+            replaced_by,
             filter: None,
         })
     }
@@ -71,6 +74,11 @@ impl Plan {
                 self.serial(),
                 seen.serial,
                 self.lost()
+            ));
+        }
+        if let Some(epoch) = self.replaced_by {
+            all.push(format!(
+                "another master took its place (epoch {epoch}): its changes would be lost"
             ));
         }
         if let Some(filter) = &self.filter {
@@ -202,6 +210,7 @@ mod tests {
             seen: head.map(seen),
             queue: Counts::default(),
             missing: None,
+            replaced_by: None,
             filter: None,
         }
     }

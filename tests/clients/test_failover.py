@@ -436,6 +436,7 @@ def test_a_node_that_writes_is_not_led_elsewhere_by_mistake(three):
     nodes.command("promote", b)
     assert "older" in nodes.refused("demote", b, "--primary-url", a.url)
     assert nodes.upload(a, "9.9").status == 503
+    assert "took its place" in nodes.refused("promote", a), "who was replaced is not promoted by mistake"
     nodes.uploaded(b, "9.9")
 
 
