@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod argv;
+mod gen_config;
 pub mod password;
 pub mod token;
 mod upkeep;
@@ -101,6 +102,13 @@ fn try_run(argv: impl IntoIterator<Item = OsString>) -> std::result::Result<(), 
             start_log(false);
             Ok(token::run(token)?)
         }
+        Some(Called::GenConfig) => {
+            let is_devpis = argv::by_file_name(name).is_some();
+            gen_config(
+                &if is_devpis { name.to_owned() } else { format!("{name} gen-config") },
+                rest,
+            )
+        }
         Some(Called::Program(program)) => {
             let shown = if argv::by_file_name(name).is_some() {
                 name.to_owned()
@@ -155,6 +163,7 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         Command::Init(init) => (init.given(), None),
         Command::GenSecret(gen_secret) => (gen_secret.given(), None),
         Command::Token(token) => return Ok(token::run(token)?),
+        Command::GenConfig(_) => return gen_config(shown, args),
         Command::Passwd(passwd) => {
             let user = passwd.user.clone();
             (passwd.given(), user)
@@ -201,6 +210,25 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         }
         Program::Fsck | Program::Verify => return upkeep::check(program, &settings, &config),
     }?)
+}
+
+/// Reads the options of `serve` and writes files with them instead of running it.
+fn gen_config(shown: &str, args: &[String]) -> std::result::Result<(), Outcome> {
+    if args.iter().any(|arg| arg == "-h" || arg == "--help") {
+        let help = args::GenConfig::from_args(&[shown], &["--help"]);
+        return help.map(|_| ()).map_err(early);
+    }
+    let plain = argv::plain(Program::Serve, args)?;
+    let rest: Vec<&str> = plain.args.iter().map(String::as_str).collect();
+    let mut given = args::Serve::from_args(&[shown], &rest).map_err(early)?.given();
+    given.extend(plain.idle);
+    let (settings, files) = read_settings(Program::Serve, given)?;
+    let config = Config::new(&settings)?;
+    start_log(config.debug);
+    for warning in &settings.warnings {
+        log::warn!("{warning}");
+    }
+    Ok(gen_config::run(config, &plain.args, files.last())?)
 }
 
 /// Called by devpi's name the answer is devpi's version, which scripts compare.

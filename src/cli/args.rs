@@ -477,6 +477,18 @@ command! {
     positional {}
 }
 
+command! {
+    /// Writes files for nginx, systemd, supervisor, launchd and cron into the folder gen-config, made for one node's options.
+    #[argh(subcommand, name = "gen-config", help_triggers("-h", "--help"), usage = "[options of serve]")]
+    #[argh(example = "{command_name} --serverdir /srv/index --secretfile /etc/index/secret --role master\n\
+        {command_name} --configfile /etc/index/node.yml")]
+    #[argh(note = "Look into each file before you use it. The folder may be written again.")]
+    GenConfig
+    options {}
+    switches {}
+    positional {}
+}
+
 /// A private Python package index that replicates.
 #[derive(FromArgs, Debug)]
 #[argh(help_triggers("-h", "--help"))]
@@ -484,7 +496,7 @@ command! {
     {command_name} serve --serverdir /srv/index --port 3141\n\
     \n\
     Each command tells more with --help. Called by the name of one of devpi's programs (devpi-server, devpi-init,\n\
-    devpi-gen-secret, devpi-passwd, devpi-export, devpi-import, devpi-fsck: a link to this binary), it takes that program's options.")]
+    devpi-gen-secret, devpi-gen-config, devpi-passwd, devpi-export, devpi-import, devpi-fsck: a link to this binary), it takes that program's options.")]
 pub struct Twinpi {
     /// print the version and exit
     #[argh(switch)]
@@ -521,6 +533,8 @@ pub enum Command {
     Fsck(Fsck),
     /// Check a node's log and files, also against the master.
     Verify(Verify),
+    /// Write files for nginx, systemd and others.
+    GenConfig(GenConfig),
     /// Make, list and revoke access tokens.
     Token(super::token::Token),
 }

@@ -12,6 +12,8 @@ pub enum Called {
     Program(Program),
     /// The one that asks a running node, and has nothing to do with a folder or its options.
     Token,
+    /// The one that writes files about a node that need not be there.
+    GenConfig,
     /// One that it does not have yet, by its name.
     NotYet(&'static str),
 }
@@ -26,7 +28,7 @@ const PROGRAMS: &[(&str, &str, Called)] = &[
     ("export", "devpi-export", Called::Program(Program::Export)),
     ("import", "devpi-import", Called::Program(Program::Import)),
     ("fsck", "devpi-fsck", Called::Program(Program::Fsck)),
-    ("gen-config", "devpi-gen-config", Called::NotYet("gen-config")),
+    ("gen-config", "devpi-gen-config", Called::GenConfig),
     ("clear-search-index", "devpi-clear-search-index", Called::NotYet("clear-search-index")),
     ("promote", "", Called::Program(Program::Promote)),
     ("demote", "", Called::Program(Program::Demote)),

@@ -53,14 +53,24 @@ http {{
 {settings}
     location / {{ proxy_pass http://127.0.0.1:{target}; }}
   }}
+{beside}
 }}
 """
 
 
 class Nginx:
-    """nginx with TLS on loopback, which passes on to a node; with `visitors`, to those with a certificate of theirs."""
+    """nginx with TLS on loopback, which passes on to a node; with `visitors`, to those with a certificate of theirs. What
+    else it is to serve is in `beside`."""
 
-    def __init__(self, folder: Path, target: int, certificate: bytes, visitors: trustme.CA | None = None, settings=RECOMMENDED):
+    def __init__(
+        self,
+        folder: Path,
+        target: int,
+        certificate: bytes,
+        visitors: trustme.CA | None = None,
+        settings=RECOMMENDED,
+        beside="",
+    ):
         self.port = free_port()
         self.folder = folder / f"nginx-{self.port}"
         self.folder.mkdir()
@@ -69,7 +79,7 @@ class Nginx:
         if visitors:
             visitors.cert_pem.write_to_path(self.folder / "visitors.pem")
             clients = f"    ssl_client_certificate {self.folder}/visitors.pem;\n    ssl_verify_client on;"
-        text = CONFIG.format(folder=self.folder, port=self.port, target=target, clients=clients, settings=settings)
+        text = CONFIG.format(folder=self.folder, port=self.port, target=target, clients=clients, settings=settings, beside=beside)
         (self.folder / "nginx.conf").write_text(text)
         self.process = None
 

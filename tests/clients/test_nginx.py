@@ -11,7 +11,7 @@ import trustme
 
 from conftest import Pair, make_index
 from nginx import RECOMMENDED, Nginx, pem
-from nodes import Client, Node, make_secret, wheel
+from nodes import Client, Node, free_port, make_secret, run, wheel
 
 pytestmark = pytest.mark.ours
 
@@ -185,3 +185,24 @@ def test_a_change_that_the_proxy_gave_up_on_is_settled_by_its_receipt(nodes, aut
         assert "504" in (nginx.folder / "access.log").read_text()
         nodes.replica.wait_serial(before + 1)
         assert nodes.master.serial() == before + 1
+
+
+@pytest.mark.parametrize("name", ["nginx-devpi.conf", "nginx-devpi-caching.conf"])
+def test_nginx_takes_the_files_that_are_made_for_it(nodes, tmp_path, name):
+    port = free_port()
+    options = ["--serverdir", nodes.master.data, "--port", nodes.master.port, "--outside-url", f"http://localhost:{port}"]
+    run([*nodes.master.command("gen-config"), *options], cwd=tmp_path)
+    made = (tmp_path / "gen-config" / name).read_text().replace("/var/cache/nginx/twinpi", str(tmp_path / "cache"))
+    with Nginx(tmp_path, nodes.master.port, pem(trustme.CA(), "localhost"), beside=made):
+        index = make_index(Pair(nodes.master, nodes.master))
+        filename, content = wheel("large", "1.0", bytes(range(256)) * 4000)
+        index.upload(nodes.master, "large", "1.0", filename, content)
+        with Client(f"http://localhost:{port}") as client:
+            for asked in range(2):
+                link = client.links(index.name, "large")[filename]
+                answer = client.ask("GET", link["url"], headers={"Accept": "*/*"})
+                assert answer.body == content
+                kept = {"nginx-devpi.conf": None, "nginx-devpi-caching.conf": ["MISS", "HIT"][asked]}[name]
+                assert answer.headers.get("X-Cached") == kept
+            root = client.expect(200, "GET", "/+api").json()["result"]
+            assert root["login"] == f"http://localhost:{port}/+login"
