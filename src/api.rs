@@ -25,6 +25,7 @@ pub mod tokens;
 pub mod upload;
 pub mod users;
 pub mod wait;
+pub mod web;
 
 use std::borrow::Cow;
 use std::io::Read as _;
@@ -153,8 +154,13 @@ fn answer(app: &Arc<App>, mut request: Request) -> Reply {
         return finish(app, &request_facts(app, &request), Reply::Now(response));
     }
     let facts = request_facts(app, &request);
-    let reply = receipts::dispatch_once(app, request)
-        .unwrap_or_else(|error| Reply::Now(ask::failure(&error, facts.is_json)));
+    let page = web::is_wanted(&request).then(|| request.without_body());
+    let reply = receipts::dispatch_once(app, request).unwrap_or_else(|error| {
+        Reply::Now(match &page {
+            Some(request) => web::failure(app, request, &error),
+            None => ask::failure(&error, facts.is_json),
+        })
+    });
     finish(app, &facts, reply)
 }
 
@@ -195,6 +201,7 @@ fn strip_prefix(app: &App, request: &mut Request) {
 }
 
 fn dispatch(app: &Call, request: Request) -> Result<Reply> {
+    web::check_site(&request)?;
     let route = match Route::parse(request.method, request.path()) {
         Ok(route) => route,
         // A master may know addresses that this version does not.
@@ -290,10 +297,16 @@ fn handle(app: &Call, request: Request, route: Route) -> Result<Reply> {
     }
 }
 
-fn run(app: &Call, mut request: Request, route: Route) -> Result<Reply> {
+fn run(app: &Call, request: Request, route: Route) -> Result<Reply> {
+    let (mut request, route) = match web::show(app, request, route)? {
+        Ok(page) => return Ok(page),
+        Err(other) => other,
+    };
     let now = |response: Result<Response>| response.map(Reply::Now);
     match route {
         Route::Root => now(users::list(app, &request)),
+        Route::Static(name) => now(web::asset(&name)),
+        Route::SignIn => now(web::sign_in(app, &request)),
         Route::Api(scope) => now(discovery::api(app, &request, scope.as_ref())),
         Route::AuthCheck => now(discovery::authcheck(app, &request)),
         Route::Login => now(login::login(app, request)),

@@ -13,6 +13,7 @@ pub mod links;
 pub mod metadata;
 pub mod mirror_delete;
 pub mod mirrored;
+pub mod overview;
 pub mod push;
 pub mod release;
 #[cfg(test)]

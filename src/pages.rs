@@ -1,7 +1,12 @@
 //! Pages as pure functions of values.
 
+pub mod assets;
+pub mod commands;
 pub mod docs;
+pub mod home;
 pub mod index;
+pub mod layout;
+pub mod project;
 pub mod simple;
 
 /// The text with the five characters that mean something in HTML escaped.

@@ -79,6 +79,8 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         Route::Root
         | Route::Api(_)
         | Route::Login
+        | Route::Static(_)
+        | Route::SignIn
         | Route::Status
         | Route::Wait
         | Route::Changes

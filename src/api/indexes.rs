@@ -12,7 +12,6 @@ use crate::model::acl::Permission;
 use crate::model::index::{self, Patch};
 use crate::model::stage;
 use crate::names::IndexName;
-use crate::pages;
 use crate::store::txn::Read;
 
 use super::ask::{HTML, JSON, SIMPLE_JSON};
@@ -33,12 +32,6 @@ pub fn show(app: &Arc<App>, request: Request, name: &IndexName) -> Result<Reply>
     }
     let index = app.shown_index(&request, name)?;
     let txn = app.store.read()?;
-    if best == Some(HTML) && request.accept().contains(HTML) {
-        let base = ask::base_url(&request, app.config.outside_url.as_deref());
-        let page = pages::index::page(&index, &stage::projects(&txn, name)?, &base);
-        let response = Response::bytes(200, "text/html; charset=utf-8", page);
-        return Ok(Reply::Now(at(txn.serial(), response)));
-    }
     let mut shown = index.shown();
     if !request.has_parameter("no_projects") {
         if index.is_mirror() {

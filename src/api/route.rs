@@ -16,6 +16,10 @@ pub enum Route {
     Api(Option<Scope>),
     /// `POST /+login`
     Login,
+    /// `GET /+static/NAME`
+    Static(String),
+    /// `GET /+signin`
+    SignIn,
     /// `GET /+status`
     Status,
     /// `GET /+wait`
@@ -165,6 +169,8 @@ impl Route {
             },
             Self::Root
             | Self::Api(_)
+            | Self::Static(_)
+            | Self::SignIn
             | Self::Status
             | Self::Wait
             | Self::Changes
@@ -203,6 +209,8 @@ impl Route {
             ["+api"] => Ok(Self::Api(None)),
             [user, "+api"] => Ok(Self::Api(Some(Scope::User((*user).to_owned())))),
             ["+login"] if method == Method::Post => Ok(Self::Login),
+            ["+static", name] if method == Method::Get => Ok(Self::Static((*name).to_owned())),
+            ["+signin"] if method == Method::Get => Ok(Self::SignIn),
             ["+status"] if method == Method::Get => Ok(Self::Status),
             ["+alive"] if method == Method::Get => Ok(Self::Alive),
             ["+ready"] if method == Method::Get => Ok(Self::Ready),

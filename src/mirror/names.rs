@@ -79,16 +79,24 @@ impl Names {
     }
     /// Whether a name in normal form is among them.
     pub fn contains(&self, name: &str) -> bool {
+        self.get(self.partition_point(|known| known < name)) == Some(name)
+    }
+    /// The places of the names that begin with a prefix in normal form.
+    pub fn with_prefix(&self, prefix: &str) -> Range<usize> {
+        let start = self.partition_point(|name| name < prefix);
+        start..self.partition_point(|name| name < prefix || name.starts_with(prefix))
+    }
+    /// How many names at the beginning are of a kind that no later one is of.
+    fn partition_point(&self, is_before: impl Fn(&str) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = low.midpoint(high);
-            match self.get(middle).map(|known| known.cmp(name)) {
-                Some(std::cmp::Ordering::Less) => low = middle + 1,
-                Some(std::cmp::Ordering::Greater) => high = middle,
-                known => return known.is_some(),
+            match self.get(middle).is_some_and(&is_before) {
+                true => low = middle + 1,
+                false => high = middle,
             }
         }
-        false
+        low
     }
     /// What tells one list from another.
     pub fn digest(&self) -> &Digest {
