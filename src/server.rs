@@ -91,6 +91,7 @@ fn recover(dir: &Path, store: &Store) -> Result<()> {
         let swept = store.sweep().context(|| "sweeping orphans")?;
         log::info!("the last stop was not orderly; swept {swept} leftover files");
     }
+    store.sweep_partials().context(|| "sweeping parts of files")?;
     fs::write(&marker, b"")?;
     Ok(())
 }

@@ -15,6 +15,7 @@ mod incoming;
 pub mod key;
 pub mod lost;
 pub mod missing;
+mod partial;
 pub mod receipts;
 pub mod record;
 pub mod rewind;

@@ -62,10 +62,31 @@ pub struct Manner {
 /// # Errors
 /// Those of `ask` at the last attempt.
 pub fn open(ask: Ask, manner: Manner) -> Result<Opened> {
+    open_at(ask, manner, 0)
+}
+
+/// As `open`, for a file of which the first `at` bytes are here. What comes may begin at its first byte all the same,
+/// as `Steady::at` tells.
+///
+/// # Errors
+/// Those of `ask` at the last attempt.
+pub fn open_at(ask: Ask, manner: Manner, at: u64) -> Result<Opened> {
     let is_checked = manner.is_checked;
     let mut pauses = PAUSES.iter();
+    let range = format!("bytes={at}-");
+    let range = [("Range", range.as_str())];
+    let mut fields = if at > 0 && is_checked { range.as_slice() } else { &[] };
     loop {
-        let result = ask(&[]);
+        let result = ask(fields);
+        let is_of_no_use = |answer: &Answer| match answer.status {
+            206 => part_from(answer, at).is_none(),
+            status => status == 416,
+        };
+        if !fields.is_empty() && result.as_ref().is_ok_and(is_of_no_use) {
+            result.map(drain).unwrap_or_default();
+            fields = &[];
+            continue;
+        }
         let may_pass = match &result {
             Ok(answer) => manner.asks_again && is_passing(answer.status),
             Err(error) => error.kind != Kind::Invalid,
@@ -75,22 +96,33 @@ pub fn open(ask: Ask, manner: Manner) -> Result<Opened> {
                 result.map(drain).unwrap_or_default();
                 thread::sleep(*pause);
             }
-            _ => return result.map(|answer| settle(ask, answer, is_checked)),
+            _ => {
+                let at = if fields.is_empty() { 0 } else { at };
+                return result.map(|answer| settle(ask, answer, is_checked, at));
+            }
         }
     }
 }
 
-fn settle(ask: Ask, answer: Answer, is_checked: bool) -> Opened {
-    if answer.status != 200 {
-        return Opened::Refused(answer);
-    }
-    let length = length_of(&answer.headers);
+/// The whole length of a file, if this answer is its part from byte `at` to the end.
+fn part_from(answer: &Answer, at: u64) -> Option<u64> {
+    let (first, total) = answer.headers.get("content-range").and_then(content_range)?;
+    let rest = length_of(&answer.headers)?;
+    total.filter(|total| first == at && at.checked_add(rest) == Some(*total))
+}
+
+fn settle(ask: Ask, answer: Answer, is_checked: bool, asked_at: u64) -> Opened {
+    let (at, length) = match answer.status {
+        200 => (0, length_of(&answer.headers)),
+        206 if asked_at > 0 => (asked_at, part_from(&answer, asked_at)),
+        _ => return Opened::Refused(answer),
+    };
     Opened::Body(Steady {
         ask,
         headers: answer.headers,
         body: answer.body,
         length,
-        at: 0,
+        at,
         is_checked,
         in_a_row: 0,
         breaks: 0,
@@ -117,6 +149,11 @@ impl Steady {
     /// The length that was announced.
     pub fn length(&self) -> Option<u64> {
         self.length
+    }
+
+    /// Which byte of the file comes next.
+    pub fn at(&self) -> u64 {
+        self.at
     }
 
     /// What makes a part belong to the same file; a weak tag does not.
@@ -259,6 +296,14 @@ mod tests {
 
     /// A server that answers by a script; gives what is read, and what was asked for besides.
     fn play(is_checked: bool, script: &[Script]) -> (Result<io::Result<Vec<u8>>>, Vec<String>) {
+        play_from(0, is_checked, script)
+    }
+
+    fn play_from(
+        at: u64,
+        is_checked: bool,
+        script: &[Script],
+    ) -> (Result<io::Result<Vec<u8>>>, Vec<String>) {
         let asked: std::sync::Arc<Mutex<Vec<String>>> = Default::default();
         let (seen, script) = (asked.clone(), Mutex::new(VecDeque::from(script.to_vec())));
         let ask = move |fields: &[(&str, &str)]| {
@@ -277,7 +322,7 @@ mod tests {
             })
         };
         let manner = Manner { is_checked, asks_again: true };
-        let result = open(Box::new(ask), manner).map(|opened| match opened {
+        let result = open_at(Box::new(ask), manner, at).map(|opened| match opened {
             Opened::Refused(answer) => Err(io::Error::other(answer.status.to_string())),
             Opened::Body(mut body) => {
                 let mut got = Vec::new();
@@ -322,6 +367,30 @@ mod tests {
         assert_eq!(asked[2], "", "a server that knows no parts is asked for the whole");
         let other: Script = (200, &[("content-length", "7")], b"abcdefg", false);
         assert!(play(true, &[first, other]).0.expect("opens").is_err());
+    }
+
+    #[test]
+    fn what_is_here_is_not_asked_for_again() {
+        const PART: &[(&str, &str)] = &[("content-range", "bytes 3-5/6"), ("content-length", "3")];
+        const WHOLE: &[(&str, &str)] = &[("content-length", "6")];
+        let got = |script: &[Script]| {
+            let (result, asked) = play_from(3, true, script);
+            (result.expect("opens").expect("whole"), asked)
+        };
+        let rest: Script = (206, PART, b"def", false);
+        assert_eq!(got(&[rest]), (b"def".to_vec(), vec!["Range: bytes=3-".to_owned()]));
+        let cut: Script = (206, PART, b"d", false);
+        let last: Script = (206, &[("content-range", "bytes 4-5/6")], b"ef", false);
+        let (bytes, asked) = got(&[cut, last]);
+        assert_eq!((bytes.as_slice(), asked[1].as_str()), (&b"def"[..], "Range: bytes=4-"));
+        let whole: Script = (200, WHOLE, b"abcdef", false);
+        assert_eq!(got(&[whole]).0, b"abcdef", "a server that knows no parts");
+        let wrong: Script =
+            (206, &[("content-range", "bytes 0-5/6"), ("content-length", "6")], b"abcdef", false);
+        for odd in [wrong, (416, &[], b"", false)] {
+            let (bytes, asked) = got(&[odd, whole]);
+            assert_eq!((bytes.as_slice(), asked[1].as_str()), (&b"abcdef"[..], ""));
+        }
     }
 
     #[test]

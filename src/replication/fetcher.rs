@@ -188,6 +188,9 @@ impl Queue {
         let mut times = lock(&self.times);
         let now = SystemTime::now();
         times.first_at.get_or_insert(now);
+        if let Err(error) = self.files.store().sweep_partials() {
+            log::warn!("parts of files cannot be swept: {error}");
+        }
         // Files that wait for another try are not in sync.
         if self.files.store().wanted_counts().is_ok_and(|counts| counts.wanted + counts.failed == 0)
         {

@@ -10,7 +10,7 @@ use crate::http::lanes::{Lane, Size};
 use crate::http::request::Headers;
 use crate::http::resume::{self, Ask, Manner, Opened, Steady};
 use crate::names::UserName;
-use crate::store::blobs::Staged;
+use crate::store::blobs::{Staged, Staging};
 use crate::store::expected::Expected;
 use crate::store::growing::Arrivals;
 use crate::store::key::{self, FilePath};
@@ -236,10 +236,12 @@ impl Files {
         kind: Option<&str>,
     ) -> Result<Outcome> {
         let started = SystemTime::now();
+        let begun = self.store().blobs().resume(path, expected)?;
+        let at = begun.as_ref().map_or(0, Staging::written);
         let (files, asked) = (self.clone(), path.clone());
         let ask: Ask = Box::new(move |fields| files.ask(&asked, fields, 1));
         let manner = Manner { is_checked: expected.is_known(), asks_again: false };
-        let mut body = match resume::open(ask, manner) {
+        let mut body = match resume::open_at(ask, manner, at) {
             Ok(Opened::Body(body)) => body,
             Ok(Opened::Refused(answer)) => return Ok(judge(answer.status, kind, answer)),
             // The master answered others meanwhile, so this file is what it cannot do.
@@ -248,8 +250,15 @@ impl Files {
             }
             Err(error) => return Ok(Outcome::Away(error.to_string())),
         };
-        let taken = self.take(path, value, expected, &mut body, sources::MASTER);
-        Ok(taken.unwrap_or_else(|error| Outcome::Failed(error.to_string())))
+        let went_on_at = body.at();
+        match self.take(path, value, expected, (begun, &mut body), sources::MASTER) {
+            // What was here of it was wrong, and is gone.
+            Err(error) if 0 < went_on_at && error.kind == Kind::BadGateway => {
+                log::warn!("{path} is begun anew: {error}");
+                self.ask_master(path, value, expected, kind)
+            }
+            taken => Ok(taken.unwrap_or_else(|error| Outcome::Failed(error.to_string()))),
+        }
     }
 
     /// The file from the upstream of its mirror; none if that has it not either.
@@ -265,7 +274,7 @@ impl Files {
             Ok(Opened::Body(body)) if expected.is_known() => body,
             _ => return None,
         };
-        let taken = self.take(path, value, expected, &mut body, sources::UPSTREAM);
+        let taken = self.take(path, value, expected, (None, &mut body), sources::UPSTREAM);
         taken.inspect_err(|error| log::warn!("{path} from its upstream: {error}")).ok()
     }
 
@@ -284,12 +293,20 @@ impl Files {
         path: &FilePath,
         value: &[u8],
         expected: &Expected,
-        body: &mut Steady,
+        (begun, body): (Option<Staging>, &mut Steady),
         source: &'static str,
     ) -> Result<Outcome> {
         let bytes_max = expected.size_bytes.unwrap_or(FILE_BYTES_MAX);
-        let staged = self.store().blobs().stage(body, expected.hasher(), bytes_max)?;
-        expected.check(&staged.sums).inspect_err(|_| self.sources.suspect(source))?;
+        let (blobs, at) = (self.store().blobs(), body.at());
+        let staging = blobs.go_on(path, expected, begun, (at, body.length()))?;
+        let staged = blobs.fill(staging, body, bytes_max)?;
+        let is_all_theirs = at == 0;
+        let blame = |_: &Error| {
+            if is_all_theirs {
+                self.sources.suspect(source)
+            }
+        };
+        expected.check(&staged.sums).inspect_err(blame)?;
         if self.look_up(path)?.0.as_deref() != Some(value) {
             return Ok(Outcome::Done);
         }

@@ -11,6 +11,7 @@ use crate::http::range::{Validators, Wanted};
 use crate::http::request::Headers;
 use crate::http::response::{Body, Reply, Response};
 use crate::http::resume::{self, Ask, Manner, Opened, Steady};
+use crate::store::blobs::Staging;
 use crate::store::expected::Expected;
 use crate::store::growing::{About, Arrival, Arrivals, Growing};
 use crate::store::key::{self, FilePath};
@@ -169,7 +170,13 @@ fn bring(files: &Arc<Files>, arrival: &mut Arrival, errand: Errand) -> Result<()
     let Errand { path, expected, place, client, patience, elsewhere } = errand;
     let ask = either(files, &path, client, patience, elsewhere);
     let manner = Manner { is_checked: expected.is_known(), asks_again: false };
-    let mut source = match resume::open(ask, manner)? {
+    let blobs = files.store().blobs();
+    let begun = match place {
+        Place::Record => blobs.resume(&path, &expected)?,
+        Place::Sidecar | Place::Nowhere => None,
+    };
+    let at = begun.as_ref().map_or(0, Staging::written);
+    let mut source = match resume::open_at(ask, manner, at)? {
         Opened::Body(body) => body,
         Opened::Refused(answer) => return Err(not_sent(answer)),
     };
@@ -180,14 +187,17 @@ fn bring(files: &Arc<Files>, arrival: &mut Arrival, errand: Errand) -> Result<()
         let message = format!("{length} bytes are sent for {path} where {due} are due");
         return Err(Error::new(Kind::BadGateway, message));
     }
-    let staging = files.store().blobs().begin(expected.hasher())?;
+    let staging = match place {
+        Place::Record => blobs.go_on(&path, &expected, begun, (source.at(), about.length))?,
+        Place::Sidecar | Place::Nowhere => blobs.begin(expected.hasher())?,
+    };
     let bytes_max = expected.size_bytes.unwrap_or(FILE_BYTES_MAX);
     let sealed = arrival.take(staging, about, &mut source, bytes_max)?;
     expected.check(&sealed.sums)?;
     let staged = sealed.sync()?;
     match place {
         Place::Record => files.place(&path, &expected, staged),
-        Place::Sidecar => files.store().blobs().place(staged, &path),
+        Place::Sidecar => blobs.place(staged, &path),
         Place::Nowhere => Ok(()),
     }
 }

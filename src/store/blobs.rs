@@ -14,6 +14,7 @@ use crate::digest::{Digest, Hasher, Sums};
 use crate::error::{Context, Error, Kind, Result};
 
 use super::key::FilePath;
+use super::partial::{self, Claim, Partials};
 
 /// Bytes per read and write when a file is staged.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -29,6 +30,7 @@ const STAGING: &str = ".staging";
 pub struct Blobs {
     files: PathBuf,
     staging: PathBuf,
+    pub(super) partials: Partials,
 }
 
 /// Bytes that are on disk and synced, under a temporary name; removed when dropped.
@@ -39,6 +41,8 @@ pub struct Staged {
     pub sums: Sums,
     /// Whether it is a second name of a file that is in place.
     is_link: bool,
+    /// Behind the file, which goes first.
+    _claim: Option<Claim>,
 }
 
 impl Staged {
@@ -55,8 +59,11 @@ impl Staged {
 
 /// A file being staged piece by piece.
 pub struct Staging {
-    file: NamedTempFile,
-    hasher: Hasher,
+    pub(super) file: NamedTempFile,
+    pub(super) hasher: Hasher,
+    pub(super) written: u64,
+    /// The right to a part of a file that outlasts a break; behind the file, which goes first.
+    pub(super) claim: Option<Claim>,
 }
 
 impl Staging {
@@ -66,7 +73,28 @@ impl Staging {
     /// `Kind::Internal` if the disk refuses them.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
-        self.file.write_all(bytes).context(|| "writing a file")
+        self.written += bytes.len() as u64;
+        let written = self.file.write_all(bytes);
+        // What does not fit makes room.
+        written.inspect_err(|_| self.forget()).context(|| "writing a file")
+    }
+    /// How many bytes there are.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+    /// Begins anew.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn restart(&mut self, hasher: Hasher) -> Result<()> {
+        self.file.as_file().set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        (self.hasher, self.written) = (hasher, 0);
+        Ok(())
+    }
+    /// Has what is there removed with it, whether it could outlast a break or not.
+    pub fn forget(&mut self) {
+        self.file.disable_cleanup(false);
     }
     /// Opens what is there and what will come for reading, also after it was moved or removed.
     ///
@@ -83,8 +111,9 @@ impl Staging {
         self.seal().sync()
     }
     /// Ends it, to be synced later.
-    pub fn seal(self) -> Sealed {
-        Sealed { file: self.file, sums: self.hasher.finish() }
+    pub fn seal(mut self) -> Sealed {
+        self.forget();
+        Sealed { file: self.file, sums: self.hasher.finish(), claim: self.claim }
     }
 }
 
@@ -94,6 +123,7 @@ pub struct Sealed {
     file: NamedTempFile,
     /// What they came to.
     pub sums: Sums,
+    claim: Option<Claim>,
 }
 
 impl Sealed {
@@ -103,7 +133,7 @@ impl Sealed {
     /// `Kind::Internal` if the disk refuses.
     pub fn sync(self) -> Result<Staged> {
         self.file.as_file().sync_data().context(|| "syncing a file")?;
-        Ok(Staged { file: self.file, sums: self.sums, is_link: false })
+        Ok(Staged { file: self.file, sums: self.sums, is_link: false, _claim: self.claim })
     }
 }
 
@@ -113,8 +143,9 @@ impl Blobs {
     /// # Errors
     /// `Kind::Internal` if they cannot be made.
     pub fn open(dir: &Path) -> Result<Self> {
-        let blobs = Self { files: dir.join(FILES), staging: dir.join(STAGING) };
-        for folder in [&blobs.files, &blobs.staging] {
+        let partials = Partials::new(dir.join(partial::FOLDER));
+        let blobs = Self { files: dir.join(FILES), staging: dir.join(STAGING), partials };
+        for folder in [&blobs.files, &blobs.staging, &blobs.partials.folder] {
             fs::create_dir_all(folder).context(|| format!("making {}", folder.display()))?;
         }
         Ok(blobs)
@@ -125,7 +156,8 @@ impl Blobs {
     /// # Errors
     /// `Kind::Internal` if the disk refuses.
     pub fn begin(&self, hasher: Hasher) -> Result<Staging> {
-        Ok(Staging { file: NamedTempFile::new_in(&self.staging)?, hasher })
+        let file = NamedTempFile::new_in(&self.staging)?;
+        Ok(Staging { file, hasher, written: 0, claim: None })
     }
 
     /// Copies `body` to disk, hashing on the way; memory use does not grow with it.
@@ -133,9 +165,20 @@ impl Blobs {
     /// # Errors
     /// `Kind::TooLarge` over `bytes_max`; `Kind::Invalid` if the body breaks off; `Kind::Internal` if the disk refuses.
     pub fn stage(&self, body: &mut dyn Read, hasher: Hasher, bytes_max: u64) -> Result<Staged> {
-        let mut staging = self.begin(hasher)?;
+        self.fill(self.begin(hasher)?, body, bytes_max)
+    }
+
+    /// As `stage`, with what was begun elsewhere. What is too large is not kept, what breaks off may be.
+    ///
+    /// # Errors
+    /// Those of `stage`.
+    pub fn fill(
+        &self,
+        mut staging: Staging,
+        body: &mut dyn Read,
+        bytes_max: u64,
+    ) -> Result<Staged> {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let mut size_bytes = 0;
         loop {
             let n = match body.read(&mut chunk) {
                 Ok(0) => return staging.finish(),
@@ -146,8 +189,8 @@ impl Blobs {
                 }
                 Err(e) => return Err(Error::invalid("the body broke off").caused_by(e)),
             };
-            size_bytes += n as u64;
-            if bytes_max < size_bytes {
+            if bytes_max < staging.written + n as u64 {
+                staging.forget();
                 return Err(Error::new(
                     Kind::TooLarge,
                     format!("the file is over {bytes_max} bytes"),
@@ -168,7 +211,7 @@ impl Blobs {
             return self.stage(&mut file, hasher, u64::MAX);
         };
         hasher.take_all(&mut file)?;
-        Ok(Staged { file: linked, sums: hasher.finish(), is_link: true })
+        Ok(Staged { file: linked, sums: hasher.finish(), is_link: true, _claim: None })
     }
 
     fn place_of(&self, path: &FilePath) -> PathBuf {
@@ -215,7 +258,7 @@ impl Blobs {
             let link = |name: &Path| fs::hard_link(&place, name).and_then(|()| File::open(name));
             if let Ok(file) = tempfile::Builder::new().make_in(&self.staging, link) {
                 let sums = Sums::known(size_bytes, sha256);
-                return Ok(Some(Staged { file, sums, is_link: true }));
+                return Ok(Some(Staged { file, sums, is_link: true, _claim: None }));
             }
         }
         let staged = self.stage(&mut file, Hasher::new(), u64::MAX)?;
@@ -255,7 +298,7 @@ impl Blobs {
                 Err(e) => return Err(e).context(|| format!("reading {}", elsewhere.display())),
             }
         }
-        Ok(Some(Staged { file, sums: hasher.finish(), is_link: true }))
+        Ok(Some(Staged { file, sums: hasher.finish(), is_link: true, _claim: None }))
     }
 
     /// Opens a file with its length in bytes; `None` if it is not here.

@@ -1,6 +1,6 @@
 //! What the bytes of a file must come to, by its record.
 
-use crate::digest::{self, Hasher, Sums};
+use crate::digest::{self, Digest, Hasher, Sums};
 use crate::error::{Error, Kind, Result};
 
 use super::codec::Value;
@@ -61,6 +61,13 @@ impl Expected {
             _ => None,
         };
         Self { digests: Vec::new(), prefix, size_bytes: None, metadata_sha256: None }
+    }
+
+    /// The same for the same digests, and other for others, in sixteen letters and digits.
+    pub fn key(&self) -> String {
+        let digests = self.digests.iter().map(|(kind, hex)| format!("{kind}={hex}\n"));
+        let text = digests.collect::<String>() + self.prefix.as_deref().unwrap_or_default();
+        Digest::of(text.as_bytes()).hex()[..16].to_owned()
     }
 
     /// What computes the sums that `check` needs. Where there is a SHA-256 it suffices.

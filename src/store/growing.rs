@@ -254,9 +254,12 @@ impl Arrival {
         bytes_max: u64,
     ) -> Result<Sealed> {
         let file = Arc::new(staging.reopen()?);
-        self.growing.change(|state| (state.about, state.file) = (about, Some(file)));
+        let mut written = staging.written();
+        self.growing.change(|state| {
+            (state.about, state.file, state.written) = (about, Some(file), written);
+        });
         let staging = self.staging.insert(staging);
-        let (mut piece, mut written) = (vec![0; PIECE_BYTES], 0_u64);
+        let mut piece = vec![0; PIECE_BYTES];
         loop {
             let more = match source.read(&mut piece) {
                 Ok(0) => break,
@@ -268,6 +271,7 @@ impl Arrival {
             };
             written += more as u64;
             if bytes_max < written {
+                staging.forget();
                 let message = format!("the file is over {bytes_max} bytes");
                 return Err(Error::new(Kind::BadGateway, message));
             }
