@@ -15,6 +15,7 @@ pub mod lists;
 pub mod login;
 pub mod mend;
 pub mod mirrored;
+pub mod partial;
 pub mod projects;
 pub mod push;
 pub mod receipts;
@@ -225,6 +226,11 @@ fn dispatch(app: &Call, request: Request) -> Result<Reply> {
     }
     if route.access() == Access::Write {
         check_epoch(app, &request)?;
+    }
+    if let Node::Replica(replica) = &app.node
+        && let Some(reply) = partial::pass_on(app, replica, &request, &route)?
+    {
+        return Ok(reply);
     }
     match (&app.node, &route) {
         (Node::Replica(replica), route) if route.access() == Access::Write => {

@@ -113,6 +113,8 @@ pub struct Config {
     pub file_replication_threads: usize,
     /// Indexes or types of index whose files are not fetched ahead; `all` for every one.
     pub file_replication_skip_indexes: Vec<String>,
+    /// The indexes that a replica takes over; all if none is named.
+    pub replicate: Vec<String>,
     /// What of all files a replica is to have.
     pub files: FilesOption,
     /// A folder in which a replica looks for files before it asks its master.
@@ -183,6 +185,7 @@ impl Config {
                 1,
             )?,
             file_replication_skip_indexes: skipped(settings)?,
+            replicate: settings.list("replicate"),
             files: files(settings)?,
             replica_file_search_path: settings
                 .text("replica-file-search-path")

@@ -7,6 +7,7 @@
 pub mod auth;
 mod fetcher;
 mod files;
+pub mod filter;
 pub mod handshake;
 pub mod herald;
 mod import;
@@ -16,6 +17,7 @@ pub mod lost;
 pub mod master;
 mod mender;
 mod outgoing;
+mod parts;
 mod pieces;
 pub mod plan;
 mod puller;
@@ -50,6 +52,7 @@ use crate::sync::{Mutex, lock};
 
 use auth::Signer;
 use fetcher::Fetcher;
+use filter::Filter;
 use files::{Files, Skip};
 use link::Link;
 use mender::Mender;
@@ -96,6 +99,10 @@ pub struct ReplicaOptions {
     pub files: FilesWanted,
     /// `--replica-file-search-path`.
     pub search_path: Option<SearchPath>,
+    /// `--replicate`: which indexes are taken over, if not all.
+    pub filter: Option<Filter>,
+    /// Is told when something new was learned from the master.
+    pub learned: Box<dyn Fn() + Send + Sync>,
     /// Records the uuid of the master at the first contact.
     pub record_master: RecordMaster,
     /// Is told the uuid of a master that answers in place of the recorded one; the process must end with status 3.
@@ -137,7 +144,8 @@ impl Replica {
         let (writer, stop, skip) = (options.writer, Stop::new(), Skip(options.skip_indexes));
         let twin = writer.store().local_value(link::TWIN_MASTER)?;
         let twin = twin.and_then(|uuid| String::from_utf8(uuid).ok());
-        link.note(|known| known.twin = twin);
+        let filter = options.filter;
+        link.note(|known| (known.twin, known.filter) = (twin, filter));
         let is_all = options.files == FilesWanted::All;
         let brings_files = is_all && 0 < options.fetchers;
         link.note(|known| known.brings_files = brings_files);
@@ -161,7 +169,8 @@ impl Replica {
         let fetchers = if is_all { options.fetchers } else { 0 };
         let fetcher = Fetcher::start(&files, fetchers, &stop)?;
         let (mender, mend) = Mender::new(files.clone());
-        let hooks = Hooks { record_master, foreign_master, mend, wants: Box::new(wants) };
+        let (wants, learned) = (Box::new(wants), options.learned);
+        let hooks = Hooks { record_master, foreign_master, mend, wants, learned };
         let mender = spawn("mender", move || mender.run())?;
         let reports = {
             let (link, store, stop) = (link.clone(), writer.store().clone(), stop.clone());
@@ -185,6 +194,18 @@ impl Replica {
     pub fn relay(&self, request: Request) -> Reply {
         let relay = self.relay.clone();
         Reply::Remote(Box::new(move || Reply::Now(relay.run(request))))
+    }
+
+    /// Sends a request that only reads to the master, as its client does. `why` says to the client why this node does not
+    /// answer itself, if the master cannot be asked.
+    pub fn relay_read(&self, request: Request, why: String) -> Reply {
+        let relay = self.relay.clone();
+        Reply::Remote(Box::new(move || Reply::Now(relay.read(request, why))))
+    }
+
+    /// Which indexes are taken over, if not all.
+    pub fn filter(&self) -> Option<Filter> {
+        self.link.filter()
     }
 
     /// Asks the master what became of a request; `None` if it does not tell.

@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::api::cache::{FileCache, PageCache};
 use crate::api::docs::ZipCache;
+use crate::api::partial::Warnings;
 use crate::api::{Api, App, Node};
 use crate::config::{Config, FilesOption};
 use crate::deadline::Deadline;
@@ -32,6 +33,7 @@ use crate::names::{IndexName, UserName};
 use crate::nodeinfo::{NodeInfo, Role};
 use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::{Gate, Signer};
+use crate::replication::filter::Filter;
 use crate::replication::herald::Herald;
 use crate::replication::master::Met;
 use crate::replication::{Elsewhere, FilesWanted, Master, Replica, ReplicaOptions, SearchPath};
@@ -291,6 +293,7 @@ fn node(
     let master_url = info.master_url.clone().unwrap_or_default();
     let uuid = ReplicaUuid::parse(&info.uuid)
         .ok_or_else(|| Error::invalid(format!("'{}' is no uuid of a node", info.uuid)))?;
+    let filter = Filter::recorded(store)?;
     let options = ReplicaOptions {
         writer,
         client: ClientOptions {
@@ -319,9 +322,22 @@ fn node(
             let why = format!("{master_url} is another master ({uuid}) than the one recorded here");
             drop(ends.try_send(End::Fatal(why)));
         }),
+        learned: warnings(store, filter.as_ref()),
+        filter,
         sidecar: Arc::new(sidecar(store.clone())),
     };
     Ok(Node::Replica(Replica::start(options)?))
+}
+
+/// Tells what the filter of a replica cannot do, at the start and whenever something new was learned.
+fn warnings(store: &Arc<Store>, filter: Option<&Filter>) -> Box<dyn Fn() + Send + Sync> {
+    let Some(filter) = filter.cloned() else { return Box::new(|| {}) };
+    log::info!("this replica takes over {filter} and nothing else");
+    let warnings = Warnings::new(store.clone(), filter);
+    if store.clock().now().is_some() {
+        warnings.look();
+    }
+    Box::new(move || warnings.look())
 }
 
 /// What answers the replicas of a replica.
@@ -333,7 +349,7 @@ fn below(config: &Config, node: &Node, store: &Arc<Store>, keys: &Keys) -> Resul
     let gate = Gate::new(&keys.secret, keys.devpi.clone())?;
     let replica = Arc::downgrade(replica);
     let uuid = move || replica.upgrade().and_then(|r| r.master_uuid()).unwrap_or_default();
-    Ok(Some(Master::below(store.clone(), gate, uuid)))
+    Ok(Some(Master::below(store.clone(), gate, uuid, Filter::recorded(store)?)))
 }
 
 /// Ends this node's right to write when it meets a newer master.

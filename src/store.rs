@@ -39,7 +39,7 @@ use crate::serial::{Serial, SerialClock};
 use crate::sync::{Mutex, lock};
 
 use blobs::Blobs;
-use changelog::{Chain, Logged, Position, Written};
+use changelog::{Chain, Elided, Logged, Position, Received, Written};
 use doubt::Doubt;
 use incoming::Incoming;
 use key::FilePath;
@@ -298,15 +298,40 @@ impl Writer {
         expected: Option<&Chain>,
         wants: &dyn Fn(&FilePath) -> bool,
     ) -> Result<()> {
+        let entries = entries.iter().map(|(serial, entry)| (*serial, entry.as_slice(), None));
+        self.apply_all(entries, expected, wants)
+    }
+
+    /// As `apply`, for entries of which parts may have been left out.
+    ///
+    /// # Errors
+    /// As `apply`.
+    pub fn apply_received(
+        &self,
+        entries: &[Received],
+        expected: Option<&Chain>,
+        wants: &dyn Fn(&FilePath) -> bool,
+    ) -> Result<()> {
+        let entries = entries.iter().map(|r| (r.serial, r.entry.as_slice(), r.elided));
+        self.apply_all(entries, expected, wants)
+    }
+
+    fn apply_all<'e>(
+        &self,
+        entries: impl Iterator<Item = (Serial, &'e [u8], Option<Elided>)>,
+        expected: Option<&Chain>,
+        wants: &dyn Fn(&FilePath) -> bool,
+    ) -> Result<()> {
         let mut connection = lock(&self.connection);
         let sql = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut incoming = Incoming::begin(&sql)?;
-        for (serial, entry) in entries {
+        for (serial, entry, elided) in entries {
             let due = Serial::following(incoming.last().map(|p| p.serial));
-            if *serial != due {
+            let first = changelog::first_of(serial, elided.map(|elided| elided.serials.into()));
+            if first != Serial::wire(Some(due)) {
                 return Err(Error::conflict(format!("serial {serial} came where {due} was due")));
             }
-            incoming.push(entry).context(|| format!("applying serial {serial}"))?;
+            incoming.push(entry, elided).context(|| format!("applying serial {serial}"))?;
         }
         let last = incoming.last();
         if let (Some(expected), Some(end)) = (expected, last)

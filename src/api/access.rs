@@ -105,6 +105,11 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
     }
 }
 
+/// The index that a request addresses, if it reads one.
+pub fn addressed_index(route: &Route) -> Option<Cow<'_, IndexName>> {
+    addressed(route).map(|(name, _)| name)
+}
+
 /// Refuses who may not read the index that a request addresses. Gives whether the answer is for its asker alone.
 ///
 /// # Errors

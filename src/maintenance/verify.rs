@@ -213,6 +213,13 @@ impl Verify<'_> {
             }
         }
         report.entries = check.entries;
+        if 0 < check.elided {
+            report.notes.push(format!(
+                "of {} serials this folder has a part or nothing, since it replicates some indexes only: their chain is \
+                 kept as the master gave it and cannot be made again here",
+                check.elided
+            ));
+        }
         Ok(())
     }
 

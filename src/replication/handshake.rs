@@ -165,6 +165,10 @@ pub fn judge(store: &Store, theirs: &WirePosition) -> Result<Verdict> {
     if store.epoch() < theirs.epoch {
         return Ok(Verdict::Fenced);
     }
+    // Of what this node left out while it replicated a part of the indexes, nobody can be told the whole.
+    if store.last_elided()? >= Some(Serial::following(theirs.serial())) {
+        return Ok(Verdict::Gone);
+    }
     let first = store.first_serial()?;
     let Some(at) = theirs.at else {
         return Ok(match first {
@@ -282,31 +286,35 @@ pub fn tell_timelines(link: &Link) -> Result<Vec<Timeline>> {
 }
 
 /// Finds the last serial at which this node and the master have the same history, in some twenty questions; `None`
-/// if there is none. `head` is the last serial of the master.
+/// if there is none. `head` is the last serial of the master. Where this node left something out, it is the last one
+/// before whose chain it knows.
 ///
 /// # Errors
 /// `Kind::BadGateway` if the master does not tell.
 pub fn last_common(link: &Link, store: &Store, head: Option<Serial>) -> Result<Option<Serial>> {
     let Some(top) = head.min(store.clock().now()) else { return Ok(None) };
-    // Serials below `low` are common, those from `high` on are not.
+    // Serials below `low` are common, those from `high` on are not; whose chain is not known here is what the one
+    // before is.
     let (mut low, mut high) = (0, top.get() + 1);
     let mut probe = top.get();
     while low < high {
-        if is_common(link, store, probe)? {
-            low = probe + 1;
-        } else {
-            high = probe;
+        let known = Serial::new(probe).map(|at| store.position_up_to(at)).transpose()?.flatten();
+        match known.filter(|known| low <= known.serial.get()) {
+            Some(known) if !is_common(link, &known)? => high = known.serial.get(),
+            _ => low = probe + 1,
         }
         probe = low + (high - low) / 2;
     }
-    Ok(low.checked_sub(1).and_then(Serial::new))
+    let last = low.checked_sub(1).and_then(Serial::new);
+    let last = last.map(|last| store.position_up_to(last)).transpose()?.flatten();
+    Ok(last.map(|last| last.serial))
 }
 
-fn is_common(link: &Link, store: &Store, serial: u64) -> Result<bool> {
-    let own = Serial::new(serial).map(|serial| store.chain_at(serial)).transpose()?.flatten();
-    let Some(own) = own else { return Ok(false) };
-    let theirs = ask(link, &format!("{}{serial}", wire::POSITIONS))?;
-    Ok(theirs.and_then(|json| unhex(json["chain"].as_str()?)).is_some_and(|chain| chain == own))
+fn is_common(link: &Link, own: &Position) -> Result<bool> {
+    let theirs = ask(link, &format!("{}{}", wire::POSITIONS, own.serial))?;
+    Ok(theirs
+        .and_then(|json| unhex(json["chain"].as_str()?))
+        .is_some_and(|chain| chain == own.chain))
 }
 
 /// Asks the master for something small in JSON; `None` if it has no such thing.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Kind, Result};
 use crate::serial::Serial;
 use crate::store::Writer;
-use crate::store::changelog::{Chain, Position};
+use crate::store::changelog::{Chain, Position, Received};
 use crate::store::codec::FrameReader;
 use crate::store::key::FilePath;
 
@@ -58,18 +58,22 @@ impl<R: Read> Source<R> {
         Self::Pieces(PieceReader::new(body, due))
     }
 
+    /// The same for a node that takes over some indexes.
+    pub fn parts(body: R, due: Serial) -> Self {
+        Self::Pieces(PieceReader::of_parts(body, due))
+    }
+
     /// Adds what comes next to the batch; false at the end.
     fn fill(&mut self, batch: &mut Batch) -> Result<bool> {
         match self {
             Self::Stream(frames) => {
                 let Some((number, entry)) = frames.next_entry()? else { return Ok(false) };
-                batch.push(Serial::from_wire(number).flatten().ok_or_else(|| odd(number))?, entry);
+                let serial = Serial::from_wire(number).flatten().ok_or_else(|| odd(number))?;
+                batch.push(Received { serial, entry, elided: None });
             }
             Self::Pieces(pieces) => {
                 let Some(piece) = pieces.next_piece()? else { return Ok(false) };
-                for (serial, entry) in piece.entries {
-                    batch.push(serial, entry);
-                }
+                piece.entries.into_iter().for_each(|received| batch.push(received));
                 batch.chain = Some(piece.chain);
             }
         }
@@ -83,7 +87,7 @@ fn odd(number: i64) -> Error {
 
 /// Entries that wait to be applied together.
 struct Batch {
-    entries: Vec<(Serial, Vec<u8>)>,
+    entries: Vec<Received>,
     /// The chain after the last one, where it was told.
     chain: Option<Chain>,
     bytes: usize,
@@ -94,15 +98,15 @@ impl Batch {
     fn new() -> Self {
         Self { entries: Vec::new(), chain: None, bytes: 0, since: Instant::now() }
     }
-    fn push(&mut self, serial: Serial, entry: Vec<u8>) {
+    fn push(&mut self, received: Received) {
         if self.entries.is_empty() {
             self.since = Instant::now();
         }
-        self.bytes += entry.len();
-        self.entries.push((serial, entry));
+        self.bytes += received.entry.len();
+        self.entries.push(received);
     }
     fn last(&self) -> Option<Serial> {
-        self.entries.last().map(|(serial, _)| *serial)
+        self.entries.last().map(|received| received.serial)
     }
     /// Whether it is to be applied now: it is full, or old, or nothing is known to follow it.
     fn is_due(&self, end: Option<Serial>) -> bool {
@@ -150,10 +154,10 @@ impl<'a> Import<'a> {
     /// at its end is known, all of it is what the master has, or none is applied.
     fn apply(&mut self) -> Result<()> {
         let Batch { entries, chain, .. } = std::mem::replace(&mut self.batch, Batch::new());
-        let Some((last, _)) = entries.last() else { return Ok(()) };
-        let at_end = self.end.position.filter(|at| at.serial == *last).map(|at| at.chain);
+        let Some(last) = entries.last().map(|last| last.serial) else { return Ok(()) };
+        let at_end = self.end.position.filter(|at| at.serial == last).map(|at| at.chain);
         let expected = chain.or(at_end);
-        match self.writer.apply(&entries, expected.as_ref(), self.wants) {
+        match self.writer.apply_received(&entries, expected.as_ref(), self.wants) {
             Ok(()) => {}
             Err(error) if error.kind == Kind::BadGateway || expected.is_some() => {
                 self.rejected += 1;
@@ -161,7 +165,7 @@ impl<'a> Import<'a> {
             }
             Err(_) if 1 < entries.len() => {
                 for entry in entries.chunks(1) {
-                    self.writer.apply(entry, None, self.wants)?;
+                    self.writer.apply_received(entry, None, self.wants)?;
                 }
             }
             Err(error) => return Err(error),

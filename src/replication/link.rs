@@ -14,6 +14,7 @@ use crate::stop::Stop;
 use crate::sync::{Mutex, lock};
 
 use super::auth::{Manner, Signer};
+use super::filter::Filter;
 use super::wire;
 
 /// How long it may take until a connection stands.
@@ -113,6 +114,8 @@ pub struct Known {
     pub path: Vec<String>,
     /// Whether the replica that is followed is not current itself.
     pub is_stale: bool,
+    /// Which indexes this node takes over, if not all.
+    pub filter: Option<Filter>,
     /// Whether this node brings the files that it learns of.
     pub brings_files: bool,
     /// Its uuid, once it was recorded.
@@ -193,6 +196,11 @@ impl Link {
     /// What is known of the master.
     pub fn known(&self) -> Known {
         lock(&self.state).clone()
+    }
+
+    /// Which indexes this node takes over, if not all.
+    pub fn filter(&self) -> Option<Filter> {
+        lock(&self.state).filter.clone()
     }
 
     /// Whether the master is one of this program, as far as is known.
@@ -408,6 +416,13 @@ impl Link {
 
     /// The error for a master that did not answer; `what` names what is not to be had.
     pub fn away(&self, what: &str, error: &Error) -> Error {
+        let index = what.match_indices('/').nth(1).map(|(end, _)| &what[..end]);
+        let what = match (index, self.filter()) {
+            (Some(index), Some(filter)) if !filter.has(index) => {
+                format!("{index} is not replicated here: this node has {filter}. {what}")
+            }
+            _ => what.to_owned(),
+        };
         let message = format!("{what} is not to be had from {}: {error}", self.describe());
         Error::new(Kind::BadGateway, message)
     }

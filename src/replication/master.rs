@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use crate::deadline::Deadline;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::http::accept;
 use crate::http::request::Request;
 use crate::http::response::{Body, Park, Reply, Response, status};
@@ -19,6 +19,7 @@ use crate::store::codec::ListAnswer;
 use crate::store::timeline::Fence;
 
 use super::auth::Gate;
+use super::filter::Filter;
 use super::handshake::{self, Verdict, WirePosition};
 use super::herald;
 use super::lag;
@@ -44,6 +45,8 @@ struct Inner {
     uuid: Box<dyn Fn() -> String + Send + Sync>,
     replicas: Replicas,
     met: Met,
+    /// What this node has of its master's log, if not all: then it hands out nothing.
+    filter: Option<Filter>,
 }
 
 /// Is told of each replica that knows a newer master than this node.
@@ -56,6 +59,8 @@ struct Ask {
     takes_nonce: bool,
     /// Whether it told its position, and is to be told the one of this node.
     tells_position: bool,
+    /// What it takes over, if not all.
+    filter: Option<Filter>,
     polling: Polling,
 }
 
@@ -76,17 +81,19 @@ impl Master {
     /// A master with this uuid.
     pub fn new(store: Arc<Store>, gate: Gate, uuid: &str, met: Met) -> Self {
         let uuid = uuid.to_owned();
-        Self::of(store, gate, Box::new(move || uuid.clone()), met)
+        Self::of(store, gate, Box::new(move || uuid.clone()), met, None)
     }
 
     /// A replica that has replicas of its own: what it hands out is the log of its master, whose uuid is asked for each
-    /// time. It writes nothing, so a newer master that its replicas know of is no concern of its own.
+    /// time. It writes nothing, so a newer master that its replicas know of is no concern of its own. One with a
+    /// `filter` refuses all.
     pub fn below(
         store: Arc<Store>,
         gate: Gate,
         uuid: impl Fn() -> String + Send + Sync + 'static,
+        filter: Option<Filter>,
     ) -> Self {
-        Self::of(store, gate, Box::new(uuid), Box::new(|_| {}))
+        Self::of(store, gate, Box::new(uuid), Box::new(|_| {}), filter)
     }
 
     fn of(
@@ -94,8 +101,9 @@ impl Master {
         gate: Gate,
         uuid: Box<dyn Fn() -> String + Send + Sync>,
         met: Met,
+        filter: Option<Filter>,
     ) -> Self {
-        Self(Arc::new(Inner { store, gate, uuid, replicas: Replicas::new(), met }))
+        Self(Arc::new(Inner { store, gate, uuid, replicas: Replicas::new(), met, filter }))
     }
 
     /// The replicas that poll here.
@@ -177,6 +185,12 @@ impl Master {
             Ok(uuid) => uuid,
             Err(refusal) => return refuse(refusal),
         };
+        if let Some(own) = &self.0.filter {
+            let message = format!(
+                "this node replicates {own} only, so nobody can follow it: follow its master instead"
+            );
+            return refuse(wire::failure(409, &message));
+        }
         let Some(due) = Serial::new(from) else {
             return refuse(wire::failure(404, "can only wait for next serial"));
         };
@@ -188,8 +202,13 @@ impl Master {
             return refuse(wire::failure(404, "can only wait for next serial"));
         };
         let form = if is_range { form_of(request) } else { Form::Single };
+        let filter = match self.0.filter(request, form, due) {
+            Ok(filter) => filter,
+            Err(error) => return refuse(wire::failure(status(error.kind), &error.message)),
+        };
         let polling = self.0.replicas.begin(&uuid, request, from.previous());
-        let ask = Ask { from, form, takes_nonce: takes_nonce(request), tells_position, polling };
+        let takes_nonce = takes_nonce(request);
+        let ask = Ask { from, form, takes_nonce, tells_position, filter, polling };
         if from < next {
             return Reply::Now(self.0.answer(ask));
         }
@@ -231,6 +250,24 @@ impl Inner {
         Err(handshake::refusal(verdict, &own).with_header(wire::POSITION, own.to_string()))
     }
 
+    /// The part of the log that a replica asks for, if not all of it; refuses one that this node cannot serve.
+    fn filter(&self, request: &Request, form: Form, from: Serial) -> Result<Option<Filter>> {
+        if self.store.last_elided()?.is_some_and(|last| from <= last) {
+            return Err(Error::new(
+                Kind::Gone,
+                format!(
+                    "this node replicated a part of the indexes before it was promoted, and has not all of serial \
+                     {from} and what follows: who needs that cannot follow it"
+                ),
+            ));
+        }
+        let Some(text) = request.parameter(wire::REPLICATE_PARAMETER) else { return Ok(None) };
+        if form != Form::Pieces {
+            return Err(Error::invalid("a part of the log is sent in pieces only"));
+        }
+        Filter::of_wire(text).map(Some)
+    }
+
     /// The uuid of the replica that asks.
     fn admit(&self, request: &Request) -> std::result::Result<String, Response> {
         let (primary, master) = (wire::EXPECTED_PRIMARY, wire::EXPECTED_MASTER);
@@ -260,6 +297,7 @@ impl Inner {
     /// Answers with what there is by now.
     fn answer(&self, ask: Ask) -> Response {
         let (takes_nonce, tells_position) = (ask.takes_nonce, ask.tells_position);
+        let filter = ask.filter.as_ref().map(Filter::wire);
         let now = self.store.clock().now();
         let answer = match now.filter(|now| ask.from <= *now) {
             None => Ok(Response::text(202, NOTHING_NEW)),
@@ -275,6 +313,9 @@ impl Inner {
         let lost = self.store.lost_count();
         if tells_position && 0 < lost {
             answer = answer.with_header(wire::LOST, lost.to_string());
+        }
+        if let Some(filter) = filter {
+            answer = answer.with_header(wire::REPLICATE, filter);
         }
         answer = at(now, answer);
         if takes_nonce {
@@ -306,8 +347,12 @@ impl Inner {
                 Ok(streamed(wire::STREAM_TYPE, body))
             }
             Form::Pieces => {
-                let body = Outgoing::pieces(&self.store, ask.from, to, ask.polling)?.body()?;
-                Ok(streamed(wire::PIECES_TYPE, body))
+                let (store, from, polling) = (&self.store, ask.from, ask.polling);
+                let outgoing = match ask.filter {
+                    None => Outgoing::pieces(store, from, to, polling)?,
+                    Some(filter) => Outgoing::parts(store, from, to, filter, polling)?,
+                };
+                Ok(streamed(wire::PIECES_TYPE, outgoing.body()?))
             }
         }
     }

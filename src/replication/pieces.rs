@@ -7,10 +7,10 @@
 //!
 //! | bytes of the head | |
 //! | --- | --- |
-//! | 0 | `E` entries, `Z` the end |
+//! | 0 | `E` entries, `F` what is left of them for a replica of some indexes (`parts`), `Z` the end |
 //! | 1 | how the body is coded: 0 not at all, 1 zstd |
 //! | 2..4 | 0 |
-//! | 4..8 | how many serials |
+//! | 4..8 | how many entries or records |
 //! | 8..12 | length of the body as it is sent |
 //! | 12..16 | length of the body itself |
 //! | 16..24 | the first serial; at the end, the one that is due next |
@@ -25,8 +25,10 @@ use zstd::stream::read::Decoder;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::serial::Serial;
-use crate::store::changelog::{CHAIN_START, Chain, Logged};
+use crate::store::changelog::{CHAIN_START, Chain, Logged, Received};
 use crate::store::codec::FRAME_BYTES_MAX;
+
+use super::parts;
 
 /// The length of a head.
 const HEAD_BYTES: usize = 64;
@@ -46,6 +48,7 @@ const WINDOW_LOG_MAX: u32 = 23;
 pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX + (16 << 20);
 
 const ENTRIES: u8 = b'E';
+const PARTS: u8 = b'F';
 const END: u8 = b'Z';
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
@@ -53,8 +56,8 @@ const ZSTD: u8 = 1;
 /// Some entries that follow each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// The entries with their serials; at least one.
-    pub entries: Vec<(Serial, Vec<u8>)>,
+    /// The entries; at least one.
+    pub entries: Vec<Received>,
     /// The chain at the last one.
     pub chain: Chain,
 }
@@ -89,8 +92,36 @@ impl PieceWriter {
             self.body.extend_from_slice(&length.to_be_bytes());
             self.body.extend_from_slice(entry);
         }
+        self.send(out, (ENTRIES, entries.len(), first.serial), chain)
+    }
+
+    /// Appends a piece with what is left of entries, of which the first is `first`, and the last has `chain`.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if it is nothing, or too large.
+    pub fn put_parts(
+        &mut self,
+        out: &mut Vec<u8>,
+        (first, chain): (Serial, Chain),
+        records: &[Received],
+    ) -> Result<()> {
+        if records.is_empty() {
+            return Err(Error::internal("a piece without records"));
+        }
+        self.body.clear();
+        parts::put(&mut self.body, records)?;
+        self.send(out, (PARTS, records.len(), first), chain)
+    }
+
+    /// Appends the body with its head.
+    fn send(
+        &mut self,
+        out: &mut Vec<u8>,
+        (kind, count, first): (u8, usize, Serial),
+        chain: Chain,
+    ) -> Result<()> {
         if BODY_BYTES_MAX < self.body.len() {
-            return Err(too_large());
+            return Err(Error::internal("a piece of the log is too large to be sent"));
         }
         let packed = match self.body.len() {
             ..COMPRESS_BYTES_MIN => None,
@@ -101,12 +132,12 @@ impl PieceWriter {
         };
         let sent = packed.as_deref().unwrap_or(&self.body);
         let head = Head {
-            kind: ENTRIES,
+            kind,
             coding: if packed.is_some() { ZSTD } else { PLAIN },
-            count: entries.len() as u32,
+            count: count as u32,
             sent_bytes: sent.len() as u32,
             body_bytes: self.body.len() as u32,
-            first: first.serial.get(),
+            first: first.get(),
             chain,
         };
         out.extend_from_slice(&head.encode());
@@ -133,13 +164,20 @@ impl PieceWriter {
 pub struct PieceReader<R> {
     source: R,
     due: Serial,
+    /// Of which kind the pieces are to be.
+    kind: u8,
     is_over: bool,
 }
 
 impl<R: Read> PieceReader<R> {
     /// Reads from `source`, which is to begin with the serial `due`.
     pub fn new(source: R, due: Serial) -> Self {
-        Self { source, due, is_over: false }
+        Self { source, due, kind: ENTRIES, is_over: false }
+    }
+
+    /// Reads what is left of entries for a replica of some indexes.
+    pub fn of_parts(source: R, due: Serial) -> Self {
+        Self { kind: PARTS, ..Self::new(source, due) }
     }
 
     /// The next piece; `None` after the mark of the end.
@@ -158,10 +196,16 @@ impl<R: Read> PieceReader<R> {
             self.is_over = true;
             return self.nothing_follows().map(|()| None);
         }
+        if head.kind != self.kind {
+            return Err(bad("a piece of another kind came than was asked for".to_owned()));
+        }
         let body = self.body(&head)?;
-        let piece = Piece { entries: take_apart(&body, &head, self.due)?, chain: head.chain };
-        self.due = piece.entries.last().map_or(self.due, |(serial, _)| serial.next());
-        Ok(Some(piece))
+        let entries = match head.kind {
+            PARTS => parts::take_apart(&body, head.count, self.due)?,
+            _ => take_apart(&body, &head, self.due)?,
+        };
+        self.due = entries.last().map_or(self.due, |last| last.serial.next());
+        Ok(Some(Piece { entries, chain: head.chain }))
     }
 
     fn head(&mut self) -> Result<Head> {
@@ -206,7 +250,7 @@ impl<R: Read> PieceReader<R> {
     }
 }
 
-fn take_apart(body: &[u8], head: &Head, due: Serial) -> Result<Vec<(Serial, Vec<u8>)>> {
+fn take_apart(body: &[u8], head: &Head, due: Serial) -> Result<Vec<Received>> {
     let wrong = || bad("the entries of a piece are not as long as it says".to_owned());
     let (mut rest, mut serial, mut entries) = (body, Some(due), Vec::new());
     for _ in 0..head.count {
@@ -214,7 +258,7 @@ fn take_apart(body: &[u8], head: &Head, due: Serial) -> Result<Vec<(Serial, Vec<
         let length = u32::from_be_bytes(*length) as usize;
         let (entry, after) = after.split_at_checked(length).ok_or_else(wrong)?;
         let at = serial.ok_or_else(|| bad("a serial that is none".to_owned()))?;
-        entries.push((at, entry.to_vec()));
+        entries.push(Received { serial: at, entry: entry.to_vec(), elided: None });
         serial = Serial::new(at.get() + 1);
         rest = after;
     }
@@ -261,8 +305,8 @@ impl Head {
             chain: bytes[24..SUM_AT].try_into().expect("32 bytes"),
         };
         let is_coded = match (head.kind, head.coding) {
-            (ENTRIES, PLAIN) => head.sent_bytes == head.body_bytes,
-            (ENTRIES, ZSTD) => head.sent_bytes < head.body_bytes,
+            (ENTRIES | PARTS, PLAIN) => head.sent_bytes == head.body_bytes,
+            (ENTRIES | PARTS, ZSTD) => head.sent_bytes < head.body_bytes,
             (END, PLAIN) => head.count == 0 && head.sent_bytes == 0 && head.body_bytes == 0,
             _ => false,
         };
@@ -282,7 +326,7 @@ fn sum(head: &[u8; HEAD_BYTES]) -> [u8; HEAD_BYTES - SUM_AT] {
     *hash.first_chunk().expect("a hash is longer")
 }
 
-fn bad(message: String) -> Error {
+pub(super) fn bad(message: String) -> Error {
     Error::new(Kind::BadGateway, message)
 }
 
@@ -307,7 +351,8 @@ mod tests {
                 })
                 .collect();
             writer.put(&mut out, &logged).expect("written");
-            let entries = logged.into_iter().map(|logged| (logged.serial, logged.entry)).collect();
+            let received = |l: Logged| Received { serial: l.serial, entry: l.entry, elided: None };
+            let entries = logged.into_iter().map(received).collect();
             pieces.push(Piece { entries, chain });
         }
         PieceWriter::finish(&mut out, serial);
@@ -354,8 +399,10 @@ mod tests {
                 let (got, error) = read(&bytes);
                 let mut chain = CHAIN_START;
                 let is_good = |piece: &&Piece| {
-                    let next =
-                        piece.entries.iter().fold(chain, |c, (s, e)| changelog::link(&c, *s, e));
+                    let next = piece
+                        .entries
+                        .iter()
+                        .fold(chain, |c, r| changelog::link(&c, r.serial, &r.entry));
                     chain = next;
                     next == piece.chain
                 };

@@ -10,6 +10,7 @@ use crate::store::changelog::Position;
 use crate::store::missing::Missing;
 use crate::store::wanted::Counts;
 
+use super::filter::Filter;
 use super::seen::Seen;
 
 /// How many missing files are named.
@@ -48,7 +49,7 @@ impl Plan {
             queue: store.wanted_counts()?,
             missing: looks.then(|| store.missing_files(NAMES_MAX)).transpose()?,
             replaced_by,
-            filter: None,
+            filter: Filter::recorded(store)?.map(|filter| filter.to_string()),
         })
     }
 

@@ -14,6 +14,7 @@ use crate::stop::Stop;
 use crate::store::Writer;
 use crate::store::key::FilePath;
 
+use super::filter::Filter;
 use super::handshake::{self, WirePosition};
 use super::import::{Broken, End, Import, Source};
 use super::link::{self, CONNECT, Link, State};
@@ -50,6 +51,8 @@ pub struct Hooks {
     pub mend: Word,
     /// Whether the bytes of a file are to be fetched.
     pub wants: Box<dyn Fn(&FilePath) -> bool + Send + Sync>,
+    /// Is told when entries were applied.
+    pub learned: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Follows the master.
@@ -62,6 +65,8 @@ pub struct Puller {
     /// The head of the master for which the last common serial was asked.
     probed: Option<Option<Serial>>,
     diary: Diary,
+    /// What is taken over, if not all.
+    filter: Option<Filter>,
 }
 
 /// Why a round failed.
@@ -91,7 +96,8 @@ enum Round {
 impl Puller {
     /// A puller that has not begun.
     pub fn new(link: Arc<Link>, writer: Arc<Writer>, hooks: Hooks, stop: Stop) -> Self {
-        Self { link, writer, hooks, stop, is_first: true, probed: None, diary: Diary::default() }
+        let (filter, diary) = (link.known().filter, Diary::default());
+        Self { link, writer, hooks, stop, is_first: true, probed: None, diary, filter }
     }
 
     /// Follows the master until the stop, or until it turns out to be another one.
@@ -227,7 +233,10 @@ impl Puller {
         let due = Serial::following(own.serial());
         let first = if self.is_first { format!("{}&", wire::INITIAL_FETCH) } else { String::new() };
         let position = wire::POSITION_PARAMETER;
-        let target = format!("{}{due}-?{first}{position}={own}", wire::CHANGELOG);
+        let part = self.filter.as_ref().map_or_else(String::new, |filter| {
+            format!("&{}={}", wire::REPLICATE_PARAMETER, filter.wire())
+        });
+        let target = format!("{}{due}-?{first}{position}={own}{part}", wire::CHANGELOG);
         let timeouts = Timeouts { connect: CONNECT, response_head: POLL, per_read: READ };
         let files = self.files_word().map_err(Failure::of(State::Failing))?;
         let mut headers = vec![("Accept", wire::ACCEPT_PIECES)];
@@ -240,9 +249,27 @@ impl Puller {
             }
         })?;
         match answer.status {
-            200 | 202 => Ok(answer),
+            200 | 202 => self.check_part(answer),
             _ => Err(self.refused(answer, due)),
         }
+    }
+
+    /// Refuses the whole log in place of the part that was asked for, and a part in place of the whole.
+    fn check_part(&self, answer: Answer) -> Attempt<Answer> {
+        let (asked, sent) = (self.filter.as_ref(), answer.headers.get(wire::REPLICATE));
+        if asked.map(Filter::wire).as_deref() == sent {
+            return Ok(answer);
+        }
+        let message = match asked {
+            Some(filter) => format!(
+                "{} cannot leave out what is not for this node, as --replicate {filter} wants: that takes a twinpi \
+                 that knows the option, and a devpi-server cannot do it. Follow such a master, or start with an empty \
+                 folder and without --replicate",
+                self.link.describe()
+            ),
+            None => "the master sends a part of its log where all was asked for".to_owned(),
+        };
+        Err(Failure::of(State::Refused)(bad(message)))
     }
 
     /// How far the files have come, where they are brought.
@@ -405,9 +432,15 @@ impl Puller {
     /// Applies what an answer brings, and gives how many entries that were. What was whole before a failure stays.
     fn import(&self, answer: Answer, end: End) -> Attempt<usize> {
         let is_ours = answer.headers.get("content-type") == Some(wire::PIECES_TYPE);
-        let mut source = match is_ours {
-            true => Source::pieces(answer.body, Serial::following(self.last())),
-            false => Source::stream(answer.body),
+        let due = Serial::following(self.last());
+        let mut source = match (is_ours, &self.filter) {
+            (true, None) => Source::pieces(answer.body, due),
+            (true, Some(_)) => Source::parts(answer.body, due),
+            (false, None) => Source::stream(answer.body),
+            (false, Some(_)) => {
+                let message = "the master sends a part of its log in a form that has no parts";
+                return Err(Failure::of(State::Refused)(bad(message.to_owned())));
+            }
         };
         let mut import = Import::new(&self.writer, &self.hooks.wants, end);
         let result = loop {
@@ -418,6 +451,9 @@ impl Puller {
             }
         };
         self.link.note(|known| known.rejected += import.rejected);
+        if 0 < import.applied {
+            (self.hooks.learned)();
+        }
         match result {
             Ok(()) => Ok(import.applied),
             Err(Broken::Source(error)) => {

@@ -75,6 +75,8 @@ struct Outgoing {
     key: Option<Key>,
     /// The URL under which the client knows this node.
     own_url: String,
+    /// Why this node does not answer itself to what only reads, where that needs to be said.
+    why: Option<String>,
 }
 
 /// The body of a request.
@@ -147,11 +149,25 @@ impl Relay {
     }
 
     /// Sends a request to the master and answers for it; takes as long as that takes.
-    pub fn run(&self, mut request: Request) -> Response {
+    pub fn run(&self, request: Request) -> Response {
+        self.run_for(request, None)
+    }
+
+    /// Sends a request that only reads. What is in the answer is to be asked of this node again, so the master is told
+    /// where the client sees it.
+    pub fn read(&self, mut request: Request, why: String) -> Response {
+        let own_url = self.own_url(&request.headers);
+        if !request.headers.has(wire::OUTSIDE_URL) && !own_url.is_empty() {
+            request.headers.push(wire::OUTSIDE_URL, own_url);
+        }
+        self.run_for(request, Some(why))
+    }
+
+    fn run_for(&self, mut request: Request, why: Option<String>) -> Response {
         if let Some(refusal) = self.refusal(&request) {
             return refusal;
         }
-        let outgoing = match self.outgoing(&request) {
+        let outgoing = match self.outgoing(&request, why) {
             Ok(outgoing) => outgoing,
             Err(error) => return failure(response::status(error.kind), &error.message),
         };
@@ -181,7 +197,7 @@ impl Relay {
         }
     }
 
-    fn outgoing(&self, request: &Request) -> Result<Outgoing> {
+    fn outgoing(&self, request: &Request, why: Option<String>) -> Result<Outgoing> {
         let key = match request.method.is_read() {
             true => None,
             false => Some(Key::of(&request.headers)?.map_or_else(Key::random, Ok)?),
@@ -192,6 +208,7 @@ impl Relay {
             headers: self.outgoing_headers(&request.headers, key.as_ref()),
             key,
             own_url: self.own_url(&request.headers),
+            why,
         })
     }
 
@@ -379,6 +396,11 @@ impl Relay {
             return response;
         }
         let master = self.link.describe();
+        if let Some(why) = &outgoing.why {
+            log::warn!("a request was not passed on: {master}: {error}");
+            let status = if error.kind == Kind::Timeout { 504 } else { 502 };
+            return failure(status, &format!("{why}; no answer from {master}: {error}"));
+        }
         let mut response = if client::is_unsent(error) {
             let message = format!("nothing was changed: no connection to {master}: {error}");
             failure(503, &message).with_header("Retry-After", "5")

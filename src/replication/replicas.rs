@@ -13,6 +13,7 @@ use crate::serial::Serial;
 use crate::store::wanted::FilesHere;
 use crate::sync::{Mutex, lock};
 
+use super::filter::Filter;
 use super::handshake::WirePosition;
 use super::wire;
 
@@ -45,6 +46,8 @@ pub struct Replica {
     pub version: Option<String>,
     /// Where its history stands, if it tells.
     pub position: Option<WirePosition>,
+    /// Which indexes it takes over, as it says; `None` if all.
+    pub replicate: Option<Filter>,
     /// Why it is not sent anything, in the wire's word; none if it follows.
     pub refusal: Option<&'static str>,
 }
@@ -82,6 +85,7 @@ impl Replica {
             "silent-seconds": self.silent_for().as_secs_f64(),
             "epoch": self.position.as_ref().map(|position| position.epoch),
             "position": self.position.as_ref().map(WirePosition::to_json),
+            "replicate": self.replicate.as_ref().map(Filter::to_json),
             "files-serial": self.files.map(|files| Serial::wire(files.serial)),
             "files-missing": self.files.map(|files| files.missing),
         })
@@ -145,6 +149,7 @@ impl Replicas {
             outside_url: None,
             version: None,
             position: None,
+            replicate: None,
             refusal: None,
         });
         let header = |name| request.headers.get(name).map(str::to_owned);
@@ -152,6 +157,8 @@ impl Replicas {
         replica.outside_url = header(wire::REPLICA_OUTSIDE_URL);
         replica.version = header(wire::TWINPI_VERSION);
         replica.position = position_of(request).or_else(|| replica.position.take());
+        let filter = request.parameter(wire::REPLICATE_PARAMETER);
+        replica.replicate = filter.and_then(|text| Filter::of_wire(text).ok());
         replica.refusal = None;
         replica.serial = held;
         replica.held = held;

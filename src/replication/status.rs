@@ -10,6 +10,7 @@ use crate::store::wanted::{Counts, Failure};
 
 use super::fetcher::Times;
 use super::files::Files;
+use super::filter::Filter;
 use super::lag::{self, Lag};
 use super::link::{Known, Link};
 use super::sources::FilesWanted;
@@ -106,6 +107,7 @@ impl ReplicaStatus {
             ("replication-state-reason", json!(known.trouble)),
             ("last-common-serial", known.common.map_or(Json::Null, |at| Serial::wire(at).into())),
             ("batches-rejected", known.rejected.into()),
+            ("replicate", known.filter.as_ref().map_or(Json::Null, Filter::to_json)),
             ("files", self.choice.as_str().into()),
             ("suspect-sources", self.suspects.clone()),
             ("files-wanted", self.files.wanted.into()),

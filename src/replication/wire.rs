@@ -74,6 +74,11 @@ pub const POSITIONS: &str = "/+position/";
 pub const FENCE: &str = "/+fence";
 /// The path of a node's list of timelines.
 pub const TIMELINES: &str = "/+timelines";
+/// The indexes that a replica takes over, if not all: a parameter of its polls, since the proof covers the whole target.
+/// The answer has the same as a field, so that a replica knows that it was heeded.
+pub const REPLICATE_PARAMETER: &str = "replicate";
+/// The indexes that an answer to a poll holds, if not all.
+pub const REPLICATE: &str = "X-TWINPI-REPLICATE";
 /// How far a replica's files have come, on its requests: `SERIAL:MISSING`.
 pub const FILES: &str = "X-TWINPI-FILES";
 

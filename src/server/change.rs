@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::client::ClientOptions;
 use crate::nodeinfo::{NodeInfo, Role};
 use crate::replication::auth::Signer;
+use crate::replication::filter::Filter;
 use crate::replication::plan::Plan;
 use crate::replication::seen::Seen;
 use crate::replication::{Replica, plan, rejoin};
@@ -304,6 +305,7 @@ pub(super) fn settle(config: &Config, writer: &Writer) -> Result<NodeInfo> {
     let found = NodeInfo::load(dir)?;
     let replica = found.clone().filter(|found| found.role == Role::Replica);
     let mut info = NodeInfo::settle(found, config.role, config.master_url.as_deref())?;
+    settle_filter(config, writer, replica.is_some(), &info)?;
     if let Some(mut replica) = replica.filter(|_| info.role != Role::Replica) {
         log::warn!("this node was a replica; its options make it one that takes changes itself");
         replica.promote(writer.store().epoch() + 1, &now());
@@ -312,6 +314,32 @@ pub(super) fn settle(config: &Config, writer: &Writer) -> Result<NodeInfo> {
     info.save(dir)?;
     begin_promised(&info, writer)?;
     Ok(info)
+}
+
+/// What this node takes over of its master's indexes. Who has a part of them does not become a master by an option.
+fn settle_filter(
+    config: &Config,
+    writer: &Writer,
+    was_replica: bool,
+    info: &NodeInfo,
+) -> Result<()> {
+    let asked = Some(&config.replicate).filter(|names| !names.is_empty());
+    let asked = asked.map(|names| Filter::of_names(names)).transpose()?;
+    if info.role == Role::Replica {
+        return Filter::settle(writer, asked).map(drop);
+    }
+    match (Filter::recorded(writer.store())?, asked) {
+        (Some(held), _) if was_replica => Err(Error::conflict(format!(
+            "this folder replicates {held} only, so it starts as a replica. To make it the master all the same, without \
+             all other indexes, run `twinpi promote --accept-loss`"
+        ))),
+        (Some(held), Some(asked)) if held == asked => {
+            log::warn!("--replicate {asked} is out of date and not heeded: this node was promoted");
+            Ok(())
+        }
+        (_, Some(_)) => Err(Error::invalid("--replicate is for replicas, and this node is none")),
+        (_, None) => Ok(()),
+    }
 }
 
 /// What a running node says of itself to commands.

@@ -14,6 +14,7 @@ use crate::maintenance::verify::{self, Report, Verify, VerifyOptions};
 use crate::nodeinfo::{NodeInfo, Role};
 use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::Signer;
+use crate::replication::filter::Filter;
 use crate::replication::link::Link;
 use crate::secret::{ReplicaUuid, Secret};
 use crate::store::{self, Store};
@@ -55,6 +56,11 @@ fn look(dir: &Path) -> Result<Arc<Store>> {
 /// Those of `export::export`.
 pub fn export(config: &Config, options: &ExportOptions) -> Result<()> {
     let store = look(&config.serverdir)?;
+    if let Some(filter) = Filter::recorded(&store)? {
+        return Err(Error::conflict(format!(
+            "this folder replicates {filter} only, and an export is of all: make it from the master's folder"
+        )));
+    }
     let done = export::export(&store, options)?;
     log::info!(
         "exported {} users, {} indexes and {} files to {}",

@@ -2,6 +2,10 @@
 //!
 //! `chain_n = SHA-256(chain_(n-1) || n as 8 bytes big-endian || entry_n)`, with 32 zero bytes before serial 0. Two
 //! nodes with the same chain at a serial hold the same history up to it.
+//!
+//! A node that replicates a part of the indexes cannot make that hash where something was left out. It keeps the one
+//! that its master named, and a row says how many serials it stands for: a row of which only some changes are here
+//! stands for its own, and one without changes for all that follow the row before it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -59,6 +63,26 @@ pub fn link(before: &Chain, serial: Serial, entry: &[u8]) -> Chain {
     hash.finalize().into()
 }
 
+/// What a master says of serials of which it leaves something out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elided {
+    /// How many serials the row stands for, itself the last; 1 if some of its changes are here.
+    pub serials: u32,
+    /// The chain at it.
+    pub chain: Chain,
+}
+
+/// An entry that a master committed, as a replica gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its serial.
+    pub serial: Serial,
+    /// Its bytes, as far as they are for this node.
+    pub entry: Vec<u8>,
+    /// What was left out; `None` if nothing was.
+    pub elided: Option<Elided>,
+}
+
 /// The end of the log.
 pub(super) fn position(connection: &Connection) -> Result<Option<Position>> {
     let mut query = connection
@@ -73,10 +97,29 @@ pub(super) fn chain_at(connection: &Connection, serial: Serial) -> Result<Option
     Ok(query.query_row([serial.get() as i64], |row| row.get(0)).optional()?)
 }
 
+/// The last row up to a serial: where something was left out, a row stands for several.
+pub(super) fn position_up_to(connection: &Connection, to: Serial) -> Result<Option<Position>> {
+    let mut query = connection.prepare_cached(
+        "SELECT serial, chain FROM changelog WHERE serial <= ?1 ORDER BY serial DESC LIMIT 1",
+    )?;
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let found = query.query_row([to.get() as i64], row).optional()?;
+    found.map(|(serial, chain)| Ok(Position { serial: serial_of(serial)?, chain })).transpose()
+}
+
+/// The last serial of which something was left out.
+pub(super) fn last_elided(connection: &Connection) -> Result<Option<Serial>> {
+    let mut query =
+        connection.prepare_cached("SELECT max(serial) FROM changelog WHERE elided IS NOT NULL")?;
+    query.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(serial_of).transpose()
+}
+
 /// The first serial that the log holds.
 pub(super) fn first(connection: &Connection) -> Result<Option<Serial>> {
-    let mut query = connection.prepare_cached("SELECT min(serial) FROM changelog")?;
-    query.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(serial_of).transpose()
+    let mut query = connection
+        .prepare_cached("SELECT serial, elided FROM changelog ORDER BY serial LIMIT 1")?;
+    let found = query.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    found.map(|(serial, elided)| serial_of(first_of(serial_of(serial)?, elided))).transpose()
 }
 
 /// Appends the entry that follows `last`, whose large values are stored already, and gives the new end.
@@ -92,18 +135,75 @@ pub(super) fn append(
 ) -> Result<Position> {
     let serial = Serial::following(last.map(|p| p.serial));
     let chain = link(&last.map_or(CHAIN_START, |p| p.chain), serial, entry);
+    let end = Position { serial, chain };
+    put_row(connection, end, (entry, values), None, written).map(|()| end)
+}
+
+/// Appends what a master left over of the entries that follow `last`, and gives the new end. `entry` has no changes if
+/// that is nothing; then a row before it that has none either becomes one with it.
+///
+/// # Errors
+/// `Kind::Invalid` if there are not that many serials; `Kind::Internal` if the database fails.
+pub(super) fn append_part(
+    connection: &Connection,
+    last: Option<Position>,
+    (entry, values): (&[u8], &[(&[u8], Vec<Segment>)]),
+    elided: Elided,
+    written: Written,
+) -> Result<Position> {
+    let due = Serial::following(last.map(|p| p.serial)).get();
+    let at = (due + u64::from(elided.serials)).checked_sub(1).filter(|at| due <= *at);
+    let serial = at.and_then(Serial::new);
+    let serial = serial.ok_or_else(|| Error::invalid("a row for no serial, or for too many"))?;
+    let mut serials = i64::from(elided.serials);
+    if entry == empty_entry() {
+        serials += take_run(connection, last)?;
+    } else if serials != 1 {
+        return Err(Error::invalid("changes that are of several serials"));
+    }
+    let end = Position { serial, chain: elided.chain };
+    put_row(connection, end, (entry, values), Some(serials), written).map(|()| end)
+}
+
+/// An entry without changes, which stands for those of which nothing is here.
+pub fn empty_entry() -> Vec<u8> {
+    super::codec::encode_entry([])
+}
+
+/// Removes the last row if all was left out of what it stands for, and gives for how many serials it stood.
+fn take_run(connection: &Connection, last: Option<Position>) -> Result<i64> {
+    let Some(last) = last else { return Ok(0) };
+    let mut query = connection.prepare_cached(
+        "DELETE FROM changelog WHERE serial = ?1 AND elided IS NOT NULL AND data = ?2 RETURNING elided",
+    )?;
+    let number = params![last.serial.get() as i64, empty_entry()];
+    Ok(query.query_row(number, |row| row.get(0)).optional()?.unwrap_or(0))
+}
+
+fn put_row(
+    connection: &Connection,
+    at: Position,
+    (entry, values): (&[u8], &[(&[u8], Vec<Segment>)]),
+    elided: Option<i64>,
+    written: Written,
+) -> Result<()> {
     let stored = rope::store_entry(entry, values);
     let mut put = connection.prepare_cached(
-        "INSERT INTO changelog (serial, chain, is_manifest, data, committed_at, applied_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO changelog (serial, chain, is_manifest, data, committed_at, applied_at, elided)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     let (committed, applied) = match written {
         Written::Committed(at) => (Some(unix_ms(at)), None),
         Written::Applied(at) => (None, Some(unix_ms(at))),
     };
-    let (manifest, value) = (stored.is_manifest, stored.value);
-    put.execute(params![serial.get() as i64, chain, manifest, value, committed, applied])?;
-    Ok(Position { serial, chain })
+    let (serial, manifest, value) = (at.serial.get() as i64, stored.is_manifest, stored.value);
+    put.execute(params![serial, at.chain, manifest, value, committed, applied, elided])?;
+    Ok(())
+}
+
+/// The first serial that the row at `serial` stands for.
+pub(super) fn first_of(serial: Serial, elided: Option<i64>) -> i64 {
+    Serial::wire(Some(serial)) - elided.map_or(0, |serials| serials - 1)
 }
 
 /// When an entry was written; `None` if that was not noted.
@@ -123,7 +223,7 @@ pub(super) fn written(connection: &Connection, serial: Serial) -> Result<Option<
 }
 
 /// Entries from `from` up to `to`, at least one if there is one, stopping after the one that brings their bytes
-/// above `bytes_max`.
+/// above `bytes_max`. Where all was left out, the one entry that stands for several serials has the last of them.
 ///
 /// # Errors
 /// `Kind::Internal` if the database fails or the log has a gap.
@@ -134,7 +234,7 @@ pub(super) fn range(
     bytes_max: usize,
 ) -> Result<Vec<Logged>> {
     let mut query = connection.prepare_cached(
-        "SELECT serial, is_manifest, data, chain FROM changelog WHERE serial BETWEEN ?1 AND ?2 ORDER BY serial",
+        "SELECT serial, is_manifest, data, chain, elided FROM changelog WHERE serial BETWEEN ?1 AND ?2 ORDER BY serial",
     )?;
     let mut rows = query.query(params![from.get() as i64, to.get() as i64])?;
     let (mut entries, mut bytes, mut expected) = (Vec::new(), 0, from);
@@ -142,7 +242,7 @@ pub(super) fn range(
         let serial: i64 = row.get(0)?;
         let entry = rope::load(connection, row.get(2)?, row.get(1)?)?.bytes;
         let serial = serial_of(serial)?;
-        if serial != expected {
+        if Serial::wire(Some(expected)) < first_of(serial, row.get(4)?) {
             return Err(Error::internal(format!(
                 "the log has {serial} where {expected} should be"
             )));

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use crate::error::{Error, Result};
 use crate::serial::Serial;
 
-use super::changelog::{self, Position, Written};
+use super::changelog::{self, Elided, Position, Written};
 use super::codec::RawEntry;
 use super::key::{FILE_KEYS, FilePath};
 use super::rope::{self, Rope, Segment};
@@ -50,12 +50,12 @@ impl<'c, 'e> Incoming<'c, 'e> {
         self.last
     }
 
-    /// Adds the next entry.
+    /// Adds the next entry, or what is for this node of it.
     ///
     /// # Errors
     /// `Kind::Invalid` if it is malformed; `Kind::Internal` if the database fails. The transaction is to be given up
     /// then.
-    pub fn push(&mut self, entry: &'e [u8]) -> Result<()> {
+    pub fn push(&mut self, entry: &'e [u8], elided: Option<Elided>) -> Result<()> {
         let serial = Serial::following(self.last.map(|p| p.serial));
         let mut values = Vec::new();
         for change in RawEntry::parse(entry)?.changes() {
@@ -75,7 +75,11 @@ impl<'c, 'e> Incoming<'c, 'e> {
                 self.files.insert(path);
             }
         }
-        self.last = Some(changelog::append(self.sql, self.last, entry, &values, self.written)?);
+        let (sql, last, written) = (self.sql, self.last, self.written);
+        self.last = Some(match elided {
+            None => changelog::append(sql, last, entry, &values, written)?,
+            Some(elided) => changelog::append_part(sql, last, (entry, &values), elided, written)?,
+        });
         Ok(())
     }
 

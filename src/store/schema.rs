@@ -13,7 +13,7 @@ const BUSY: Duration = Duration::from_secs(5);
 const STATEMENTS_CACHED: usize = 64;
 
 /// Each step brings the database from the version that is its place in this list to the next one.
-const MIGRATIONS: [&str; 5] = [FIRST, RECEIPTS, TIMELINES, TIMES, SIZES];
+const MIGRATIONS: [&str; 6] = [FIRST, RECEIPTS, TIMELINES, TIMES, SIZES, ELIDED];
 
 const FIRST: &str = "
     CREATE TABLE changelog (
@@ -89,6 +89,13 @@ const SIZES: &str = "
         path TEXT PRIMARY KEY,
         noted_at INTEGER NOT NULL
     );
+";
+
+/// Which rows of a filtered log are not all that the master has: how many serials each stands for, itself the last. A row
+/// without a number is a whole entry.
+const ELIDED: &str = "
+    ALTER TABLE changelog ADD COLUMN elided INTEGER;
+    CREATE INDEX changelog_elided ON changelog (serial) WHERE elided IS NOT NULL;
 ";
 
 /// What a connection is for.

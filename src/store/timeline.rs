@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::serial::Serial;
 use crate::sync::lock;
 
-use super::changelog::{self, CHAIN_START, Chain};
+use super::changelog::{self, CHAIN_START, Chain, Position};
 use super::txn::serial_of;
 use super::{Store, Writer};
 
@@ -128,6 +128,22 @@ impl Store {
     /// `Kind::Internal` if the database fails.
     pub fn chain_at(&self, serial: Serial) -> Result<Option<Chain>> {
         changelog::chain_at(&*self.pool.get()?, serial)
+    }
+
+    /// The last row of the log up to a serial: where something was left out, a row stands for several serials.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn position_up_to(&self, serial: Serial) -> Result<Option<Position>> {
+        changelog::position_up_to(&*self.pool.get()?, serial)
+    }
+
+    /// The last serial of which something was left out, since this node replicates a part of the indexes.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn last_elided(&self) -> Result<Option<Serial>> {
+        changelog::last_elided(&*self.pool.get()?)
     }
 
     /// The first serial that the log holds; `None` while it is empty.

@@ -8,6 +8,7 @@ mod follow;
 mod manner;
 mod mini;
 mod modes;
+mod partial;
 mod polls;
 mod positions;
 mod relay;

@@ -298,6 +298,8 @@ impl ReplicaNode {
             }),
             files: FilesWanted::All,
             search_path: None,
+            filter: None,
+            learned: Box::new(|| {}),
             sidecar: Arc::new(|_, _| None),
         };
         change(&mut options);

@@ -1,0 +1,111 @@
+//! A replica that takes over some indexes: what is asked of the others is asked of its master, as the client.
+//!
+//! Users and the configurations of all indexes are here. So it is known which indexes an answer is made from, and an
+//! answer that lacks one of them is never given: neither "not found" nor a page without a base's releases.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::http::request::Request;
+use crate::http::response::Reply;
+use crate::model::{index, stage};
+use crate::names::IndexName;
+use crate::replication::Replica;
+use crate::replication::filter::Filter;
+use crate::store::Store;
+use crate::store::txn::{Read, ReadTxn};
+use crate::sync::{Mutex, lock};
+
+use super::route::{Access, FileVerb, Route};
+use super::{App, access, ask};
+
+/// Passes a request on that needs an index which is not here; none if it does not.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails.
+pub fn pass_on(
+    app: &App,
+    replica: &Replica,
+    request: &Request,
+    route: &Route,
+) -> Result<Option<Reply>> {
+    let Some(filter) = replica.filter().filter(|_| route.access() == Access::Read) else {
+        return Ok(None);
+    };
+    let why = |lacking: String| format!("{lacking} is not replicated here: this node has {filter}");
+    if let Route::File(FileVerb::Get, path) | Route::Metadata(path) = route {
+        let is_here = filter.has(path.index());
+        if let (false, Route::File(..), false) = (is_here, route, ask::is_json(request)) {
+            let error = Error::not_found("no such file");
+            return Ok(Some(replica.ask_master(request, path, None, error)));
+        }
+        let reply = || replica.relay_read(request.without_body(), why(path.index().to_owned()));
+        return Ok((!is_here).then(reply));
+    }
+    let txn = app.store.read()?;
+    let lacking = match route {
+        Route::Changes => match ask::parameter(request, "index") {
+            Some(name) => Some(name).filter(|name| !filter.has(name)),
+            None => None,
+        },
+        _ => match access::addressed_index(route) {
+            Some(name) => lacking(&txn, &filter, &name)?.first().map(ToString::to_string),
+            None => None,
+        },
+    };
+    drop(txn);
+    Ok(lacking.map(|name| replica.relay_read(request.without_body(), why(name))))
+}
+
+/// Which of an index and its bases are not here.
+fn lacking(txn: &impl Read, filter: &Filter, name: &IndexName) -> Result<Vec<IndexName>> {
+    let Some(index) = index::find(txn, name)? else { return Ok(Vec::new()) };
+    let order = stage::resolution_order(txn, index)?.into_iter().map(|index| index.name);
+    Ok(order.filter(|name| !filter.has(&name.to_string())).collect())
+}
+
+/// Tells whoever runs a node what its filter cannot do: once what is wrong, and again what is wrong anew.
+pub struct Warnings {
+    store: Arc<Store>,
+    filter: Filter,
+    told: Mutex<BTreeSet<String>>,
+}
+
+impl Warnings {
+    /// Nothing told yet.
+    pub fn new(store: Arc<Store>, filter: Filter) -> Self {
+        Self { store, filter, told: Mutex::default() }
+    }
+
+    /// Looks at the indexes as they are now.
+    pub fn look(&self) {
+        match self.store.read().and_then(|txn| self.all(&txn)) {
+            Ok(all) => {
+                let mut told = lock(&self.told);
+                for warning in all.difference(&told) {
+                    log::warn!("{warning}");
+                }
+                *told = all;
+            }
+            Err(error) => log::warn!("the indexes cannot be compared with --replicate: {error}"),
+        }
+    }
+
+    fn all(&self, txn: &ReadTxn) -> Result<BTreeSet<String>> {
+        let mut all = BTreeSet::new();
+        for name in self.filter.names() {
+            let parsed = IndexName::parse(name)?;
+            if index::find(txn, &parsed)?.is_none() {
+                all.insert(format!("--replicate names {name}, and there is no such index (yet)"));
+            }
+            for base in lacking(txn, &self.filter, &parsed)? {
+                all.insert(format!(
+                    "{name} is based on {base}, which --replicate does not name: requests for projects of {name} go to \
+                     the master, and fail while it is away"
+                ));
+            }
+        }
+        Ok(all)
+    }
+}
