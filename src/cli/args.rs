@@ -113,6 +113,8 @@ command! {
         file_replication_threads: Option;
         /// indexes, types of index, or all: files that a replica fetches only when asked for
         file_replication_skip_indexes: Option;
+        /// user/index,...: what a replica takes over of its master's indexes (default: all); for the life of its folder
+        replicate: Option;
         /// all, on-demand (files that clients ask for stay) or none (they are passed through; default: all)
         files: Option;
         /// folder with files of another server, or an export, in which a replica looks before it asks its master
