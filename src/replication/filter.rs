@@ -181,6 +181,7 @@ impl fmt::Display for Filter {
 mod tests {
     use super::*;
     use crate::error::Kind;
+    use crate::store::codec::{Value, encode};
 
     fn filter(names: &[&str]) -> Filter {
         let names: Vec<_> =
@@ -230,7 +231,7 @@ mod tests {
     #[test]
     fn an_entry_keeps_what_is_for_the_replica() {
         let filter = filter(&["ann/dev"]);
-        let value = [78];
+        let value = encode(&Value::Int(5));
         let one = ("ann/dev/.projects", "PROJNAMES", 3, Some(&value[..]));
         let other = ("bob/x/.projects", "PROJNAMES", -1, None);
         let apply =

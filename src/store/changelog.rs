@@ -34,6 +34,9 @@ pub struct Position {
     pub chain: Chain,
 }
 
+/// An entry, and where its large values are stored already.
+type Cut<'e> = (&'e [u8], &'e [(&'e [u8], Vec<Segment>)]);
+
 /// When an entry was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -147,7 +150,7 @@ pub(super) fn append(
 pub(super) fn append_part(
     connection: &Connection,
     last: Option<Position>,
-    (entry, values): (&[u8], &[(&[u8], Vec<Segment>)]),
+    (entry, values): Cut<'_>,
     elided: Elided,
     written: Written,
 ) -> Result<Position> {
@@ -183,7 +186,7 @@ fn take_run(connection: &Connection, last: Option<Position>) -> Result<i64> {
 fn put_row(
     connection: &Connection,
     at: Position,
-    (entry, values): (&[u8], &[(&[u8], Vec<Segment>)]),
+    (entry, values): Cut<'_>,
     elided: Option<i64>,
     written: Written,
 ) -> Result<()> {
