@@ -52,8 +52,8 @@ use crate::sync::{Mutex, lock};
 
 use auth::Signer;
 use fetcher::Fetcher;
-use filter::Filter;
 use files::{Files, Skip};
+use filter::Filter;
 use link::Link;
 use mender::Mender;
 use puller::{Hooks, Puller};
