@@ -62,7 +62,7 @@ use relay::Relay;
 use seen::Seen;
 use through::Unknown;
 
-pub use files::Sidecar;
+pub use files::{LeftOut, Sidecar};
 pub use link::{Known, State};
 pub use master::Master;
 pub use puller::RecordMaster;

@@ -13,7 +13,7 @@ use crate::mirror::files::{Wish, url_of};
 use crate::mirror::pages::Standing;
 use crate::model::index::{self, Index};
 use crate::model::links::QUARANTINED;
-use crate::model::{delete, mirrored};
+use crate::model::{delete, metadata, mirrored};
 use crate::names::{IndexName, ProjectName};
 use crate::replication::{self, wire};
 use crate::serial::Serial;
@@ -319,7 +319,12 @@ fn answer_metadata(
     let absent = || Error::not_found("the file has no metadata");
     let sha256 = known.record.text("metadata_sha256").map(str::to_owned);
     let sidecar = wheel.sidecar()?;
+    let is_here = |sha256: &String| -> Result<bool> {
+        let blobs = app.store.blobs();
+        Ok(blobs.size(&sidecar).is_some() || metadata::put_beside(blobs, wheel, sha256)?)
+    };
     if let Some(sha256) = &sha256
+        && is_here(sha256)?
         && let Some(file) = app.store.blobs().get(&sidecar)?
     {
         known.record.set("hash_spec", format!("sha256={sha256}"));

@@ -6,10 +6,11 @@ use std::io::{ErrorKind, Read as _};
 
 use serde_json::{Value as Json, json};
 
-use crate::digest::hex;
+use crate::digest::{Hasher, hex};
 use crate::error::Result;
-use crate::replication::handshake;
+use crate::model::metadata;
 use crate::replication::link::{Link, Program};
+use crate::replication::{LeftOut, handshake};
 use crate::serial::Serial;
 use crate::store::check::LogCheck;
 use crate::store::expected::Expected;
@@ -93,12 +94,16 @@ pub struct Report {
     pub files: u64,
     /// How many files a replica has still to fetch.
     pub wanted: u64,
+    /// How many files a replica was told to leave where they are.
+    pub left_out: u64,
     /// Files that should be here and are not.
     pub missing: Problems,
     /// Files that are not what their records say.
     pub broken: Problems,
     /// Files that will be fetched again.
     pub requeued: u64,
+    /// METADATA files that were made again from their wheels.
+    pub remade: u64,
     /// What is wrong against the master.
     pub master: Problems,
     /// The master that was asked.
@@ -123,9 +128,11 @@ impl Report {
             "database": self.database.to_json(),
             "files": self.files,
             "wanted": self.wanted,
+            "left-out": self.left_out,
             "missing": self.missing.to_json(),
             "broken": self.broken.to_json(),
             "requeued": self.requeued,
+            "remade": self.remade,
             "master-url": self.master_url,
             "master": self.master.to_json(),
             "notes": self.notes,
@@ -155,6 +162,12 @@ impl fmt::Display for Report {
         }
         if 0 < self.requeued {
             writeln!(f, "{} files will be fetched again", self.requeued)?;
+        }
+        if 0 < self.remade {
+            writeln!(f, "{} METADATA files were made again", self.remade)?;
+        }
+        if 0 < self.left_out {
+            writeln!(f, "{} files are left where they are, as the node was told", self.left_out)?;
         }
         write!(
             f,
@@ -195,6 +208,8 @@ pub fn run(verify: &Verify<'_>) -> Result<Report> {
 enum Fault {
     Missing,
     Broken(String),
+    /// The METADATA beside a wheel that is in order; its digest, and why.
+    Beside(String, &'static str),
 }
 
 impl Verify<'_> {
@@ -242,6 +257,7 @@ impl Verify<'_> {
     }
 
     fn files(&self, report: &mut Report) -> Result<()> {
+        let left_out = self.is_replica.then(|| LeftOut::of(self.store)).transpose()?;
         let mut progress = Progress::new("files checked", None);
         let mut after = String::new();
         loop {
@@ -249,35 +265,48 @@ impl Verify<'_> {
             let Some(last) = paths.last() else { break };
             after.clone_from(last);
             for path in paths.iter().filter_map(|path| FilePath::parse(path)) {
-                self.file(&path, report)?;
+                self.file(&path, left_out.as_ref(), report)?;
                 progress.add(1);
             }
         }
         Ok(())
     }
 
-    fn file(&self, path: &FilePath, report: &mut Report) -> Result<()> {
+    fn file(&self, path: &FilePath, left_out: Option<&LeftOut>, report: &mut Report) -> Result<()> {
         report.files += 1;
-        let fault = match self.look(path)? {
-            // A node that runs may have been about to change it.
-            Some(_) => self.look(path)?,
-            None => None,
+        // A node that runs may have been about to change it.
+        let Some(_) = self.look(path)? else { return Ok(()) };
+        let Some(fault) = self.look(path)? else { return Ok(()) };
+        let is_left_out = match left_out {
+            Some(left_out) => left_out.has(self.store, path)?,
+            None => false,
         };
         match &fault {
-            None => return Ok(()),
-            Some(Fault::Missing) if self.is_replica && self.store.is_wanted(path)? => {
+            Fault::Missing if is_left_out => {
+                report.left_out += 1;
+                return Ok(());
+            }
+            Fault::Missing if self.is_replica && self.store.is_wanted(path)? => {
                 report.wanted += 1;
                 return Ok(());
             }
-            Some(Fault::Missing) => report.missing.add(path.to_string()),
-            Some(Fault::Broken(why)) => report.broken.add(format!("{path}: {why}")),
+            Fault::Missing => report.missing.add(path.to_string()),
+            Fault::Broken(why) => report.broken.add(format!("{path}: {why}")),
+            Fault::Beside(_, why) => report.broken.add(format!("{}: {why}", path.sidecar()?)),
         }
         let Some(writer) = self.writer else { return Ok(()) };
-        if let Some(Fault::Broken(_)) = fault {
-            self.store.blobs().remove(path)?;
+        let blobs = self.store.blobs();
+        match fault {
+            Fault::Beside(sha256, _) => {
+                blobs.remove(&path.sidecar()?)?;
+                report.remade += u64::from(metadata::put_beside(blobs, path, &sha256)?);
+                return Ok(());
+            }
+            Fault::Broken(_) => blobs.remove(path)?,
+            Fault::Missing => {}
         }
         let is_new = match self.is_replica {
-            true => writer.requeue(path)?,
+            true => !is_left_out && writer.requeue(path)?,
             false => writer.note_lost(path)?,
         };
         report.requeued += u64::from(is_new);
@@ -302,10 +331,10 @@ impl Verify<'_> {
             Ok(None) => return Ok(Some(Fault::Missing)),
             Err(e) => return Ok(Some(Fault::Broken(e.to_string()))),
         };
-        if !self.options.checks_digests {
-            return Ok(None);
-        }
         let expected = Expected::of(&record);
+        if !self.options.checks_digests {
+            return self.beside(path, &record, &expected);
+        }
         let mut hasher = expected.hasher();
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
@@ -316,7 +345,28 @@ impl Verify<'_> {
                 Err(e) => return Ok(Some(Fault::Broken(format!("it cannot be read: {e}")))),
             }
         }
-        let checked = expected.check(&hasher.finish());
-        Ok(checked.err().map(|e| Fault::Broken(e.message)))
+        match expected.check(&hasher.finish()) {
+            Ok(()) => self.beside(path, &record, &expected),
+            Err(e) => Ok(Some(Fault::Broken(e.message))),
+        }
+    }
+
+    /// What is wrong with the METADATA beside a wheel. That of a mirror's file is brought when somebody asks for it.
+    fn beside(&self, path: &FilePath, record: &Dict, expected: &Expected) -> Result<Option<Fault>> {
+        let Some(due) = &expected.metadata_sha256 else { return Ok(None) };
+        let fault = |why| Ok(Some(Fault::Beside(due.clone(), why)));
+        let Some((mut file, _)) = self.store.blobs().get(&path.sidecar()?)? else {
+            let is_mirrored = record.text("url").is_some();
+            return if is_mirrored { Ok(None) } else { fault("it is missing") };
+        };
+        if !self.options.checks_digests {
+            return Ok(None);
+        }
+        let mut hasher = Hasher::new();
+        match hasher.take_all(&mut file) {
+            Ok(()) if hasher.finish().sha256.hex() == *due => Ok(None),
+            Ok(()) => fault("its digest is another one"),
+            Err(_) => fault("it cannot be read"),
+        }
     }
 }

@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::Read as _;
 
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::names::{ProjectName, Version};
+use crate::store::blobs::Blobs;
 use crate::store::codec::Value;
+use crate::store::key::FilePath;
 use crate::store::record::Dict;
 
 /// The metadata fields that are kept, in stored order; true where all repetitions are kept as a list
@@ -201,6 +204,21 @@ pub fn of_wheel(name: &str, file: File) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     entry.take(METADATA_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= METADATA_BYTES_MAX).then_some(bytes)
+}
+
+/// Puts the METADATA of a wheel beside it again. False if the wheel is not here, or has another one than this.
+///
+/// # Errors
+/// `Kind::Internal` if the disk fails.
+pub fn put_beside(blobs: &Blobs, wheel: &FilePath, sha256: &str) -> Result<bool> {
+    let Some((file, _)) = blobs.get(wheel)? else { return Ok(false) };
+    let Some(bytes) = of_wheel(wheel.name(), file) else { return Ok(false) };
+    if !Digest::of(&bytes).hex().eq_ignore_ascii_case(sha256) {
+        return Ok(false);
+    }
+    let staged = blobs.stage(&mut bytes.as_slice(), Hasher::new(), METADATA_BYTES_MAX)?;
+    blobs.place(staged, &wheel.sidecar()?)?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::store::expected::Expected;
 use crate::store::growing::Arrivals;
 use crate::store::key::{self, FilePath};
 use crate::store::record::{Dict, Record as _};
-use crate::store::txn::Read as _;
+use crate::store::txn::{Read as _, ReadTxn};
 use crate::store::wanted::Wanted;
 use crate::store::{Store, Writer};
 
@@ -65,6 +65,51 @@ pub struct Files {
 /// Files of which indexes stay where they are, as `--file-replication-skip-indexes` says.
 #[derive(Clone, Debug, Default)]
 pub struct Skip(pub Vec<String>);
+
+/// Files that a replica leaves where they are, as it was told at its last start.
+#[derive(Debug)]
+pub struct LeftOut {
+    choice: FilesWanted,
+    skip: Skip,
+}
+
+impl LeftOut {
+    /// What a folder says.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn of(store: &Store) -> Result<Self> {
+        let chosen = store.local_value(CHOSEN)?.unwrap_or_default();
+        let chosen = String::from_utf8_lossy(&chosen);
+        let (choice, skipped) = chosen.split_once(' ').unwrap_or_default();
+        let skipped = skipped.split(',').filter(|name| !name.is_empty()).map(str::to_owned);
+        let choice = FilesWanted::parse(choice).unwrap_or_default();
+        Ok(Self { choice, skip: Skip(skipped.collect()) })
+    }
+
+    /// Whether this file is one of them.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the database fails.
+    pub fn has(&self, store: &Store, path: &FilePath) -> Result<bool> {
+        if self.choice != FilesWanted::All || self.skip.has_index(path.index()) {
+            return Ok(true);
+        }
+        if self.skip.0.is_empty() {
+            return Ok(false);
+        }
+        let kind = type_of_index(&store.read()?, path)?;
+        Ok(kind.is_some_and(|kind| self.skip.has_type(&kind)))
+    }
+}
+
+/// The type of the index that a file is in; none if there is no such index.
+fn type_of_index(txn: &ReadTxn, path: &FilePath) -> Result<Option<String>> {
+    let Some((user, index)) = path.index().split_once('/') else { return Ok(None) };
+    let Ok(user) = UserName::parse(user) else { return Ok(None) };
+    let config = txn.get(&key::User(&user))?.and_then(|user| user.dict("indexes")?.dict(index));
+    Ok(config.and_then(|config| Some(config.text("type")?.to_owned())))
+}
 
 /// How an attempt at a file ended.
 #[derive(Debug)]
@@ -282,10 +327,7 @@ impl Files {
     fn look_up(&self, path: &FilePath) -> Result<(Option<Vec<u8>>, Option<String>)> {
         let txn = self.store().read()?;
         let value = txn.row(path.as_str())?.and_then(|row| row.value);
-        let Some((user, index)) = path.index().split_once('/') else { return Ok((value, None)) };
-        let Ok(user) = UserName::parse(user) else { return Ok((value, None)) };
-        let config = txn.get(&key::User(&user))?.and_then(|user| user.dict("indexes")?.dict(index));
-        Ok((value, config.and_then(|config| Some(config.text("type")?.to_owned()))))
+        Ok((value, type_of_index(&txn, path)?))
     }
 
     fn take(
