@@ -176,7 +176,9 @@ impl Puller {
     }
 
     /// Logs the first of a row of failures, and each that is another one than before.
-    fn failed(&self, failure: &Failure, has_moved: bool) {
+    fn failed(&mut self, failure: &Failure, has_moved: bool) {
+        // The next answer is wanted soon, whether it brings anything or not.
+        self.is_first = true;
         let trouble = failure.error.to_string();
         self.link.note(|known| {
             known.state = failure.state;
