@@ -196,11 +196,13 @@ impl Replica {
         Reply::Remote(Box::new(move || Reply::Now(relay.run(request))))
     }
 
-    /// Sends a request that only reads to the master, as its client does. `why` says to the client why this node does not
-    /// answer itself, if the master cannot be asked.
-    pub fn relay_read(&self, request: Request, why: String) -> Reply {
-        let relay = self.relay.clone();
-        Reply::Remote(Box::new(move || Reply::Now(relay.read(request, why))))
+    /// Sends a request that only reads to the master, as its client does, and waits for the answer. `why` says why this
+    /// node does not answer itself.
+    ///
+    /// # Errors
+    /// `Kind::BadGateway` or `Kind::Timeout` with `why`, if the master does not answer.
+    pub fn read_there(&self, request: Request, why: &str) -> Result<Response> {
+        self.relay.read(request, why)
     }
 
     /// Which indexes are taken over, if not all.

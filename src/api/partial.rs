@@ -17,45 +17,60 @@ use crate::store::Store;
 use crate::store::txn::{Read, ReadTxn};
 use crate::sync::{Mutex, lock};
 
-use super::route::{Access, FileVerb, Route};
-use super::{App, access, ask};
+use super::route::{Access, FileVerb, Route, Verb};
+use super::{App, access, ask, web};
 
 /// Passes a request on that needs an index which is not here; none if it does not.
 ///
 /// # Errors
 /// `Kind::Internal` if the database fails.
 pub fn pass_on(
-    app: &App,
-    replica: &Replica,
+    app: &Arc<App>,
+    replica: &Arc<Replica>,
     request: &Request,
     route: &Route,
 ) -> Result<Option<Reply>> {
     let Some(filter) = replica.filter().filter(|_| route.access() == Access::Read) else {
         return Ok(None);
     };
-    let why = |lacking: String| format!("{lacking} is not replicated here: this node has {filter}");
-    if let Route::File(FileVerb::Get, path) | Route::Metadata(path) = route {
-        let is_here = filter.has(path.index());
-        if let (false, Route::File(..), false) = (is_here, route, ask::is_json(request)) {
-            let error = Error::not_found("no such file");
-            return Ok(Some(replica.ask_master(request, path, None, error)));
-        }
-        let reply = || replica.relay_read(request.without_body(), why(path.index().to_owned()));
-        return Ok((!is_here).then(reply));
+    if let Route::File(FileVerb::Get, path) = route
+        && !filter.has(path.index())
+        && !ask::is_json(request)
+    {
+        let error = Error::not_found("no such file");
+        return Ok(Some(replica.ask_master(request, path, None, error)));
     }
-    let txn = app.store.read()?;
-    let lacking = match route {
-        Route::Changes => match ask::parameter(request, "index") {
-            Some(name) => Some(name).filter(|name| !filter.has(name)),
-            None => None,
-        },
-        _ => match access::addressed_index(route) {
-            Some(name) => lacking(&txn, &filter, &name)?.first().map(ToString::to_string),
-            None => None,
-        },
+    let Some(name) = needed(app, &filter, request, route)? else { return Ok(None) };
+    let why = format!("{name} is not replicated here: this node has {filter}");
+    let (app, replica, request) = (app.clone(), replica.clone(), request.without_body());
+    Ok(Some(Reply::Remote(Box::new(move || {
+        let answer = replica.read_there(request.without_body(), &why);
+        Reply::Now(answer.unwrap_or_else(|error| match web::is_wanted(&request) {
+            true => web::failure(&app, &request, &error),
+            false => ask::failure(&error, ask::is_json(&request)),
+        }))
+    }))))
+}
+
+/// An index that the answer to a request is made from and that is not here.
+fn needed(app: &App, filter: &Filter, request: &Request, route: &Route) -> Result<Option<String>> {
+    // The configuration is here.
+    let is_config = matches!(route, Route::Index(Verb::Show, _))
+        && request.has_parameter("no_projects")
+        && ask::is_json(request);
+    if is_config {
+        return Ok(None);
+    }
+    let single = match route {
+        Route::File(FileVerb::Get, path) | Route::Metadata(path) => Some(path.index().to_owned()),
+        Route::Changes => ask::parameter(request, "index"),
+        _ => None,
     };
-    drop(txn);
-    Ok(lacking.map(|name| replica.relay_read(request.without_body(), why(name))))
+    if let Some(name) = single {
+        return Ok(Some(name).filter(|name| !filter.has(name)));
+    }
+    let Some(name) = access::addressed_index(route) else { return Ok(None) };
+    Ok(lacking(&app.store.read()?, filter, &name)?.first().map(ToString::to_string))
 }
 
 /// Which of an index and its bases are not here.

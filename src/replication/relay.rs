@@ -75,8 +75,6 @@ struct Outgoing {
     key: Option<Key>,
     /// The URL under which the client knows this node.
     own_url: String,
-    /// Why this node does not answer itself to what only reads, where that needs to be said.
-    why: Option<String>,
 }
 
 /// The body of a request.
@@ -149,25 +147,11 @@ impl Relay {
     }
 
     /// Sends a request to the master and answers for it; takes as long as that takes.
-    pub fn run(&self, request: Request) -> Response {
-        self.run_for(request, None)
-    }
-
-    /// Sends a request that only reads. What is in the answer is to be asked of this node again, so the master is told
-    /// where the client sees it.
-    pub fn read(&self, mut request: Request, why: String) -> Response {
-        let own_url = self.own_url(&request.headers);
-        if !request.headers.has(wire::OUTSIDE_URL) && !own_url.is_empty() {
-            request.headers.push(wire::OUTSIDE_URL, own_url);
-        }
-        self.run_for(request, Some(why))
-    }
-
-    fn run_for(&self, mut request: Request, why: Option<String>) -> Response {
+    pub fn run(&self, mut request: Request) -> Response {
         if let Some(refusal) = self.refusal(&request) {
             return refusal;
         }
-        let outgoing = match self.outgoing(&request, why) {
+        let outgoing = match self.outgoing(&request) {
             Ok(outgoing) => outgoing,
             Err(error) => return failure(response::status(error.kind), &error.message),
         };
@@ -197,7 +181,34 @@ impl Relay {
         }
     }
 
-    fn outgoing(&self, request: &Request, why: Option<String>) -> Result<Outgoing> {
+    /// Sends a request that only reads. What is in the answer is to be asked of this node again, so the master is told
+    /// where the client sees it.
+    ///
+    /// # Errors
+    /// `Kind::BadGateway` or `Kind::Timeout` with `why`, which says why this node does not answer itself.
+    pub fn read(&self, mut request: Request, why: &str) -> Result<Response> {
+        if let Some(refusal) = self.refusal(&request) {
+            return Ok(refusal);
+        }
+        let own_url = self.own_url(&request.headers);
+        if !request.headers.has(wire::OUTSIDE_URL) && !own_url.is_empty() {
+            request.headers.push(wire::OUTSIDE_URL, own_url);
+        }
+        let (outgoing, started) = (self.outgoing(&request)?, Instant::now());
+        let error = match self.send(&outgoing, &mut Content::None, started) {
+            Ok(whole) => return Ok(self.answer(whole, started, &outgoing)),
+            Err(Broken::Unanswered(error)) => error,
+            Err(Broken::Within(error, _)) => {
+                Error::new(Kind::BadGateway, "its answer broke off").caused_by(error)
+            }
+        };
+        let kind = if error.kind == Kind::Timeout { Kind::Timeout } else { Kind::BadGateway };
+        let message = format!("{why}, and no answer comes from {}: {error}", self.link.describe());
+        log::warn!("a request was not answered: {message}");
+        Err(Error::new(kind, message))
+    }
+
+    fn outgoing(&self, request: &Request) -> Result<Outgoing> {
         let key = match request.method.is_read() {
             true => None,
             false => Some(Key::of(&request.headers)?.map_or_else(Key::random, Ok)?),
@@ -208,7 +219,6 @@ impl Relay {
             headers: self.outgoing_headers(&request.headers, key.as_ref()),
             key,
             own_url: self.own_url(&request.headers),
-            why,
         })
     }
 
@@ -396,11 +406,6 @@ impl Relay {
             return response;
         }
         let master = self.link.describe();
-        if let Some(why) = &outgoing.why {
-            log::warn!("a request was not passed on: {master}: {error}");
-            let status = if error.kind == Kind::Timeout { 504 } else { 502 };
-            return failure(status, &format!("{why}; no answer from {master}: {error}"));
-        }
         let mut response = if client::is_unsent(error) {
             let message = format!("nothing was changed: no connection to {master}: {error}");
             failure(503, &message).with_header("Retry-After", "5")

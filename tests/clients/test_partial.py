@@ -95,6 +95,7 @@ def test_installs_from_what_it_has_go_on_without_the_master(pair, tmp_path, twin
         indexes = client.expect(200, "GET", "/ann").json()["result"]["indexes"]
         assert set(indexes) == {"dev", "lib", "app"}, "all that the asker may read"
         client.expect(200, "GET", "/ann/dev")
+        assert client.expect(200, "GET", "/ann/app?no_projects=").json()["result"]["bases"] == ["ann/lib"]
         for path in (
             "/ann/lib",
             "/ann/lib/+simple/",
@@ -108,6 +109,8 @@ def test_installs_from_what_it_has_go_on_without_the_master(pair, tmp_path, twin
                 answer = client.ask("GET", path, headers={"Accept": accept})
                 said = answer.body.decode()
                 assert answer.status == 502, (path, accept, answer.status, said)
+                is_page = accept == "text/html" and not path.endswith("/+simple/") and "+f" not in path
+                assert answer.headers["Content-Type"].startswith("text/html") or not is_page, (path, said)
                 assert "ann/lib is not replicated here: this node has ann/app,ann/dev" in said, said
                 assert pair.master.url in said
         # A page that would lack what a base has is not made.
@@ -235,6 +238,53 @@ def test_nobody_follows_a_replica_of_some_indexes(pair, binary, tmp_path):
         assert "replicates ann/app,ann/dev only" in said["replication-state-reason"]
     finally:
         below.stop()
+
+
+def test_it_follows_a_whole_replica_too(pair, tmp_path, twine, pip_install):
+    # The laptop is led to a replica in between.
+    between = Node("between", tmp_path, pair.master.binary, role="replica", master=pair.master, secret=pair.master.secret)
+    between.init()
+    between.start()
+    laptop = pair.replica
+    laptop.stop()
+    laptop.master = between
+    laptop.start()
+    try:
+        twine(index(pair, "dev"), laptop, write(tmp_path, "held"))
+        twine(index(pair, "lib"), laptop, write(tmp_path, PRIVATE))
+        assert PRIVATE in pip_install(index(pair, "lib").simple(laptop), PRIVATE)[1].stdout.lower()
+        assert position(laptop) == position(between) == position(pair.master)
+        [seen] = status(between)["polling_replicas"].values()
+        assert seen["replicate"] == ["ann/app", "ann/dev"]
+        assert holds(between, PRIVATE) and not holds(laptop, PRIVATE)
+        # What it passes on is answered halfway up.
+        pair.master.stop()
+        assert PRIVATE in pip_install(index(pair, "lib").simple(laptop), PRIVATE)[1].stdout.lower()
+    finally:
+        between.stop()
+
+
+def test_a_mirror_that_is_not_here_is_the_masters_to_ask(pair, tmp_path, twine, pip_install):
+    """The upstream of the mirror is a third server of ours."""
+    upstream = Node("upstream", tmp_path, pair.master.binary, role="standalone")
+    upstream.init()
+    upstream.start()
+    try:
+        make_indexes(upstream)
+        with Client(pair.master.url) as client:
+            client.basic("ann", PASSWORD)
+            config = {"type": "mirror", "mirror_url": f"{upstream.url}/ann/lib/+simple/", "volatile": "False"}
+            client.expect(200, "PUT", "/ann/far", config)
+            client.expect(200, "PATCH", "/ann/dev", ["bases=ann/far"])
+        pair.replica.wait_serial(pair.master.serial())
+        dev = index(pair, "dev")
+        twine(dev, pair.replica, write(tmp_path, "held"))
+        assert "first-1.0" in pip_install(dev.simple(pair.replica), "held", "first")[1].stdout
+        assert position(pair.replica) == position(pair.master)
+        assert not holds(pair.replica, "first-1.0"), "nothing of the mirror is kept"
+        assert "ann/dev is based on ann/far" in pair.replica.log.read_text()
+    finally:
+        upstream.stop()
 
 
 def test_a_token_reads_through_it_what_it_may(pair, tmp_path, twine):

@@ -184,3 +184,11 @@ def test_the_log_is_the_masters(master, replica):
     writer = new_index(replica)
     assert writer.upload(writer.index, "after", "1.0", *wheel("after", "1.0")).status == 200
     assert wire.log(replica)[: len(theirs)] == theirs
+
+
+def test_a_part_of_the_log_is_refused_since_it_sends_all(nodes, master):
+    laptop = nodes.start("twinpi", "laptop", master, extra=["--replicate", "root/pypi"])
+    shown = until("the refusal", lambda: (s := status(laptop))["replication-state"] == "refused" and s)
+    assert "a devpi-server cannot do it" in shown["replication-state-reason"]
+    assert (shown["serial"], shown["replicate"]) == (-1, ["root/pypi"])
+    laptop.stop()

@@ -5,10 +5,12 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use twinpi::replication::wire;
 use twinpi::serial::Serial;
 use twinpi::store::codec::{self, FrameReader, Value};
 
-use super::rig::{Home, MASTER, MasterNode, ReplicaNode, serial};
+use super::partial;
+use super::rig::{Home, MASTER, MasterNode, ReplicaNode, body_of, serial};
 
 /// How many small serials a second of processor time must bring, on either side.
 const SERIALS_PER_SECOND: f64 = 20_000.0;
@@ -196,6 +198,44 @@ fn following_a_backlog() {
         );
         assert_eq!(replica.home.chain(), master.home.chain());
     }
+}
+
+#[test]
+#[ignore = "measures; make backlog"]
+fn following_a_hundredth_of_a_backlog() {
+    let home = Home::new();
+    for from in (0..SERIALS).step_by(2000) {
+        let entry = |n| {
+            let changes = upload(n).into_iter().map(|(path, name, value)| match n % 100 {
+                0 => (path.replacen("ann/dev", "bob/x", 1), name, value),
+                _ => (path, name, value),
+            });
+            let changes: Vec<_> = changes.collect();
+            let raw = changes.iter().map(|(p, name, v)| (p.as_str(), *name, -1, Some(&v[..])));
+            (serial(n), codec::encode_entry(raw))
+        };
+        let batch: Vec<_> = (from..from + 2000).map(entry).collect();
+        home.writer.apply(&batch, None, &|_| false).expect("a good log");
+    }
+    let master = MasterNode::of(home, MASTER);
+    let sent = |part| {
+        let cpu = thread_time();
+        let answer = partial::poll(&master, 0, part, wire::ACCEPT_PIECES);
+        let length = body_of(answer).expect("whole").len();
+        (length, thread_time() - cpu)
+    };
+    for part in [None, Some("bob/x"), Some("cyd/y")] {
+        let (length, took) = sent(part);
+        println!("sent of {part:?}: {length} bytes, {:.0} serials/s", rate(SERIALS, took));
+    }
+    let began = Instant::now();
+    let replica = partial::follow(Home::new(), &master.url(), &["bob/x"]);
+    replica.reaches(serial(SERIALS - 1));
+    println!(
+        "a hundredth of the backlog: {:.0} serials/s by the clock",
+        rate(SERIALS, began.elapsed())
+    );
+    assert_eq!(replica.home.chain(), master.home.chain());
 }
 
 /// Lengthens the log in the folder that `TWINPI_LONG_LOG` names, for `scripts/first-install`.

@@ -60,7 +60,7 @@ fn master() -> MasterNode {
     MasterNode::of(home, MASTER)
 }
 
-fn follow(home: Home, url: &str, names: &[&str]) -> ReplicaNode {
+pub fn follow(home: Home, url: &str, names: &[&str]) -> ReplicaNode {
     let asked = filter(names);
     let settled = Filter::settle(&home.writer, Some(asked)).expect("is empty, or the same");
     ReplicaNode::with(home, url, |options| {
@@ -107,7 +107,7 @@ fn check(master: &MasterNode, replica: &ReplicaNode) {
 }
 
 /// The answer to a poll for all from `from` on, as a replica with this filter asks.
-fn poll(master: &MasterNode, from: u64, part: Option<&str>, accept: &str) -> Response {
+pub fn poll(master: &MasterNode, from: u64, part: Option<&str>, accept: &str) -> Response {
     let signer = signer(REPLICA);
     let part = part.map(|part| format!("?replicate={part}")).unwrap_or_default();
     let target = format!("{}{from}-{part}", wire::CHANGELOG);
