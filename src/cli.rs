@@ -7,6 +7,7 @@ pub mod password;
 pub mod token;
 mod upkeep;
 pub mod upstream;
+pub mod wait;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,6 +30,9 @@ use argv::Called;
 
 /// The version of devpi-server whose programs these are; printed when called by devpi's name.
 const DEVPI_VERSION: &str = "6.20.3";
+
+/// The exit code of `wait` for what did not come in time.
+const TIME_OVER: u8 = 5;
 
 /// How a run ended early.
 enum Outcome {
@@ -102,6 +106,12 @@ fn try_run(argv: impl IntoIterator<Item = OsString>) -> std::result::Result<(), 
             start_log(false);
             Ok(token::run(token)?)
         }
+        Some(Called::Wait) => {
+            let shown = format!("{name} wait");
+            let wait = wait::Wait::from_args(&[&shown], &token::split(rest)).map_err(early)?;
+            start_log(false);
+            waited(wait)
+        }
         Some(Called::GenConfig) => {
             let is_devpis = argv::by_file_name(name).is_some();
             gen_config(
@@ -144,25 +154,14 @@ fn early(exit: EarlyExit) -> Outcome {
 fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<(), Outcome> {
     let plain = argv::plain(program, args)?;
     let rest: Vec<&str> = plain.args.iter().map(String::as_str).collect();
-    let command = match program {
-        Program::Serve => args::Serve::from_args(&[shown], &rest).map(Command::Serve),
-        Program::Init => args::Init::from_args(&[shown], &rest).map(Command::Init),
-        Program::GenSecret => args::GenSecret::from_args(&[shown], &rest).map(Command::GenSecret),
-        Program::Passwd => args::Passwd::from_args(&[shown], &rest).map(Command::Passwd),
-        Program::Promote => args::Promote::from_args(&[shown], &rest).map(Command::Promote),
-        Program::Demote => args::Demote::from_args(&[shown], &rest).map(Command::Demote),
-        Program::Follow => args::Follow::from_args(&[shown], &rest).map(Command::Follow),
-        Program::Export => args::Export::from_args(&[shown], &rest).map(Command::Export),
-        Program::Import => args::Import::from_args(&[shown], &rest).map(Command::Import),
-        Program::Fsck => args::Fsck::from_args(&[shown], &rest).map(Command::Fsck),
-        Program::Verify => args::Verify::from_args(&[shown], &rest).map(Command::Verify),
-    };
+    let command = command(program, shown, &rest);
     let (mut given, operand) = match command.map_err(early)? {
         Command::Serve(serve) if serve.version => return Err(Outcome::Printed(version(shown))),
         Command::Serve(serve) => (serve.given(), None),
         Command::Init(init) => (init.given(), None),
         Command::GenSecret(gen_secret) => (gen_secret.given(), None),
         Command::Token(token) => return Ok(token::run(token)?),
+        Command::Wait(wait) => return waited(wait),
         Command::GenConfig(_) => return gen_config(shown, args),
         Command::Passwd(passwd) => {
             let user = passwd.user.clone();
@@ -210,6 +209,35 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         }
         Program::Fsck | Program::Verify => return upkeep::check(program, &settings, &config),
     }?)
+}
+
+/// What was typed of a program, by its options.
+fn command(
+    program: Program,
+    shown: &str,
+    rest: &[&str],
+) -> std::result::Result<Command, EarlyExit> {
+    match program {
+        Program::Serve => args::Serve::from_args(&[shown], rest).map(Command::Serve),
+        Program::Init => args::Init::from_args(&[shown], rest).map(Command::Init),
+        Program::GenSecret => args::GenSecret::from_args(&[shown], rest).map(Command::GenSecret),
+        Program::Passwd => args::Passwd::from_args(&[shown], rest).map(Command::Passwd),
+        Program::Promote => args::Promote::from_args(&[shown], rest).map(Command::Promote),
+        Program::Demote => args::Demote::from_args(&[shown], rest).map(Command::Demote),
+        Program::Follow => args::Follow::from_args(&[shown], rest).map(Command::Follow),
+        Program::Export => args::Export::from_args(&[shown], rest).map(Command::Export),
+        Program::Import => args::Import::from_args(&[shown], rest).map(Command::Import),
+        Program::Fsck => args::Fsck::from_args(&[shown], rest).map(Command::Fsck),
+        Program::Verify => args::Verify::from_args(&[shown], rest).map(Command::Verify),
+    }
+}
+
+/// Waits; that the time is over has an exit code of its own.
+fn waited(wait: wait::Wait) -> std::result::Result<(), Outcome> {
+    match wait::run(wait)? {
+        true => Ok(()),
+        false => Err(Outcome::Failed(TIME_OVER, "the time is over".to_owned())),
+    }
 }
 
 /// Reads the options of `serve` and writes files with them instead of running it.

@@ -539,4 +539,6 @@ pub enum Command {
     GenConfig(GenConfig),
     /// Make, list and revoke access tokens.
     Token(super::token::Token),
+    /// Wait until nodes have a serial.
+    Wait(super::wait::Wait),
 }

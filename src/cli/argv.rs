@@ -12,6 +12,8 @@ pub enum Called {
     Program(Program),
     /// The one that asks a running node, and has nothing to do with a folder or its options.
     Token,
+    /// The one that asks a running node whether it has a serial.
+    Wait,
     /// The one that writes files about a node that need not be there.
     GenConfig,
     /// One that it does not have yet, by its name.
@@ -25,6 +27,7 @@ const PROGRAMS: &[(&str, &str, Called)] = &[
     ("gen-secret", "devpi-gen-secret", Called::Program(Program::GenSecret)),
     ("passwd", "devpi-passwd", Called::Program(Program::Passwd)),
     ("token", "", Called::Token),
+    ("wait", "", Called::Wait),
     ("export", "devpi-export", Called::Program(Program::Export)),
     ("import", "devpi-import", Called::Program(Program::Import)),
     ("fsck", "devpi-fsck", Called::Program(Program::Fsck)),

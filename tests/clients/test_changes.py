@@ -8,7 +8,7 @@ import time
 import pytest
 
 from conftest import PASSWORD, Index, make_index
-from nodes import Client, wheel
+from nodes import Client, run, wheel
 
 pytestmark = pytest.mark.ours
 
@@ -190,6 +190,33 @@ def test_waiting_for_all_nodes(own_pair):
         finally:
             own_pair.replica.process.send_signal(18)
         client.expect(200, "GET", f"/+wait?serial={serial}&nodes=all&timeout=20")
+
+
+def test_waiting_on_the_command_line(own_pair):
+    index = make_index(own_pair)
+    serial = put(index, own_pair.replica, "everywhere")
+
+    def wait(*options):
+        done = run([*own_pair.master.command("wait"), *options], check=False)
+        return done.returncode, done.stdout
+
+    for url in (own_pair.master.url, own_pair.replica.url + "/"):
+        code, said = wait("--serial", serial, "--nodes=all", url)
+        assert code == 0 and f"serial {serial} is there" in said, said
+    assert wait("--serial", serial + 1, "--timeout", "1", own_pair.master.url)[0] == 5
+    own_pair.replica.process.send_signal(19)
+    try:
+        serial = put(index, own_pair.master, "everywhere", "2.0")
+        code, said = wait("--serial", serial, "--nodes", "all", "--timeout", "1", own_pair.master.url)
+        assert code == 5 and "lacks" in said, said
+        assert wait("--serial", serial, own_pair.master.url)[0] == 0
+    finally:
+        own_pair.replica.process.send_signal(18)
+    own_pair.replica.stop()
+    code, said = wait("--serial", "1", own_pair.replica.url)
+    assert code == 1 and "fatal: " in said, said
+    assert wait("--serial", "1", "--nodes", "some", own_pair.master.url)[0] == 1
+    assert wait(own_pair.master.url)[0] == 2
 
 
 # Every field that devpi-server has in the status of either role.
