@@ -20,6 +20,8 @@ pub mod projects;
 pub mod push;
 pub mod receipts;
 pub mod route;
+pub mod rpc;
+pub mod search;
 pub mod simple;
 pub mod status;
 pub mod tokens;
@@ -44,6 +46,7 @@ use crate::mirror::Mirrors;
 use crate::model::acl::{Identity, Permission, Policy};
 use crate::password::Passwords;
 use crate::replication::{Master, Replica, wire};
+use crate::search::Search;
 use crate::secret::LoginTokens;
 use crate::serial::Serial;
 use crate::store::{Store, Writer};
@@ -80,6 +83,8 @@ pub struct App {
     pub node: Node,
     /// On a replica, answers to replicas of its own.
     pub below: Option<Master>,
+    /// What can be found; `None` if its index could not be opened.
+    pub search: Option<Search>,
     /// What other servers have.
     pub mirrors: Arc<Mirrors>,
     /// Uploads to other servers.
@@ -204,6 +209,7 @@ fn strip_prefix(app: &App, request: &mut Request) {
 fn dispatch(app: &Call, request: Request) -> Result<Reply> {
     web::check_site(&request)?;
     let route = match Route::parse(request.method, request.path()) {
+        Ok(Route::Submit(index)) if rpc::is_meant(&request) => Route::Rpc(index),
         Ok(route) => route,
         // A master may know addresses that this version does not.
         Err(error) => match &app.node {
@@ -308,20 +314,15 @@ fn run(app: &Call, request: Request, route: Route) -> Result<Reply> {
         Ok(page) => return Ok(page),
         Err(other) => other,
     };
+    if let Some(response) = about_node(app, &request, &route) {
+        return response.map(Reply::Now);
+    }
     let now = |response: Result<Response>| response.map(Reply::Now);
     match route {
-        Route::Root => now(users::list(app, &request)),
-        Route::Static(name) => now(web::asset(&name)),
-        Route::SignIn => now(web::sign_in(app, &request)),
-        Route::Api(scope) => now(discovery::api(app, &request, scope.as_ref())),
-        Route::AuthCheck => now(discovery::authcheck(app, &request)),
+        Route::Rpc(index) => now(rpc::answer(app, request, &index)),
         Route::Login => now(login::login(app, request)),
         Route::Receipt(key) => receipts::show(app, &key),
-        Route::Status => now(status::status(app, &request)),
         Route::Wait => wait::wait(app, &request),
-        Route::Alive => Ok(Reply::Now(health::alive(app))),
-        Route::Ready => now(health::ready(app, &request)),
-        Route::Metrics => now(health::metrics(app)),
         Route::Changes => changes::show(app, &request),
         Route::User(verb, user) => now(match verb {
             Verb::Show => users::show(app, &request, &user),
@@ -363,14 +364,28 @@ fn run(app: &Call, request: Request, route: Route) -> Result<Reply> {
             }
             _ => projects::show_version(app, request, &index, &project, version),
         },
-        Route::Changelog { .. }
-        | Route::Position(_)
-        | Route::Timelines
-        | Route::Fence
-        | Route::Lost
-        | Route::Mend(_) => Err(Error::forbidden("Replication protocol disabled")),
         Route::Unsupported(what) => Err(unsupported(what)),
+        // What is about the node itself was answered before.
+        _ => Err(Error::forbidden("Replication protocol disabled")),
     }
+}
+
+/// Answers what concerns the node itself, or all that it holds.
+fn about_node(app: &Call, request: &Request, route: &Route) -> Option<Result<Response>> {
+    Some(match route {
+        Route::Root => users::list(app, request),
+        Route::Search | Route::SearchHelp => search::show(app, request),
+        Route::Suggest => search::suggest(app, request),
+        Route::Static(name) => web::asset(name),
+        Route::SignIn => web::sign_in(app, request),
+        Route::Api(scope) => discovery::api(app, request, scope.as_ref()),
+        Route::AuthCheck => discovery::authcheck(app, request),
+        Route::Status => status::status(app, request),
+        Route::Alive => Ok(health::alive(app)),
+        Route::Ready => health::ready(app, request),
+        Route::Metrics => health::metrics(app),
+        _ => return None,
+    })
 }
 
 fn unsupported(what: &str) -> Error {

@@ -15,6 +15,7 @@ pub mod nodeinfo;
 pub mod pages;
 pub mod password;
 pub mod replication;
+pub mod search;
 pub mod secret;
 pub mod serial;
 pub mod server;

@@ -7,6 +7,7 @@ pub mod home;
 pub mod index;
 pub mod layout;
 pub mod project;
+pub mod search;
 pub mod simple;
 
 /// The text with the five characters that mean something in HTML escaped.

@@ -37,6 +37,7 @@ use crate::replication::filter::Filter;
 use crate::replication::herald::Herald;
 use crate::replication::master::Met;
 use crate::replication::{Elsewhere, FilesWanted, Master, Replica, ReplicaOptions, SearchPath};
+use crate::search::Search;
 use crate::secret::{Argon2Cost, DevpiKeys, LoginTokens, ReplicaUuid, Secret};
 use crate::stop::Stop;
 use crate::store::blobs::Staged;
@@ -112,6 +113,9 @@ fn app(
     Ok(App {
         mirrors: Mirrors::new(config, store.clone(), source)?,
         transfer: Transfer::new(config)?,
+        search: Search::start(&config.serverdir, store.clone())
+            .inspect_err(|error| log::error!("there will be no search: {error:?}"))
+            .ok(),
         store: store.clone(),
         node,
         below,
@@ -452,6 +456,7 @@ fn stop(app: &Arc<App>, server: &Server) {
     server.stop();
     app.store.clock().stop();
     app.mirrors.stop();
+    app.search.iter().for_each(Search::stop);
     app.transfer.shutdown();
     if let Node::Replica(replica) = &app.node {
         replica.stop();

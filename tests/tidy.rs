@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["names", "digest", "serial", "config", "secret"],
     &["store", "http", "nodeinfo", "password"],
     &["model", "replication"],
-    &["mirror", "transfer", "pages", "maintenance"],
+    &["mirror", "transfer", "search", "pages", "maintenance"],
     &["api"],
     &["server"],
     &["cli"],

@@ -64,6 +64,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         |path: &FilePath, what| Some((Cow::Owned(IndexName::parse(path.index()).ok()?), what));
     match route {
         Route::Index(Verb::Show, index)
+        | Route::Rpc(index)
         | Route::SimpleList(index)
         | Route::Simple(index, _)
         | Route::Refresh(index, _)
@@ -79,6 +80,9 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         Route::Root
         | Route::Api(_)
         | Route::Login
+        | Route::Search
+        | Route::Suggest
+        | Route::SearchHelp
         | Route::Static(_)
         | Route::SignIn
         | Route::Status

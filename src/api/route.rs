@@ -16,6 +16,12 @@ pub enum Route {
     Api(Option<Scope>),
     /// `POST /+login`
     Login,
+    /// `GET /+search`
+    Search,
+    /// `GET /+search/suggest`
+    Suggest,
+    /// `GET /+searchhelp`
+    SearchHelp,
     /// `GET /+static/NAME`
     Static(String),
     /// `GET /+signin`
@@ -65,6 +71,8 @@ pub enum Route {
     Index(Verb, IndexName),
     /// `POST` or `PUSH` to `/U/I`
     Submit(IndexName),
+    /// `POST` of XML to `/U/I`: never parsed from an address alone
+    Rpc(IndexName),
     /// `GET /U/I/+simple`
     SimpleList(IndexName),
     /// `GET /U/I/+simple/P`
@@ -169,6 +177,10 @@ impl Route {
             },
             Self::Root
             | Self::Api(_)
+            | Self::Search
+            | Self::Suggest
+            | Self::SearchHelp
+            | Self::Rpc(_)
             | Self::Static(_)
             | Self::SignIn
             | Self::Status
@@ -229,7 +241,9 @@ impl Route {
                 FilePath::parse(&rest.join("/")).map(Self::Mend).ok_or_else(absent)
             }
             ["+receipt", key] if method == Method::Get => Ok(Self::Receipt((*key).to_owned())),
-            ["+search" | "+searchhelp", ..] => Ok(Self::Unsupported("search")),
+            ["+search"] if method == Method::Get => Ok(Self::Search),
+            ["+search", "suggest"] if method == Method::Get => Ok(Self::Suggest),
+            ["+searchhelp"] if method == Method::Get => Ok(Self::SearchHelp),
             [user, "+tokens", rest @ ..] => tokens(method, user, rest).ok_or_else(absent),
             [user, ..] if user.is_empty() || user.contains('+') => Err(absent()),
             [user] => {

@@ -1,6 +1,7 @@
 //! Pages for people: whoever asks for HTML and is no installer gets them where programs get JSON.
 
 mod browse;
+mod search;
 
 use std::sync::Arc;
 
@@ -46,6 +47,8 @@ pub fn show(
     }
     match route {
         Route::Root => browse::all(app, &request).map(Reply::Now),
+        Route::Search => search::results(app, &request).map(Reply::Now),
+        Route::SearchHelp => search::help(app, &request).map(Reply::Now),
         Route::User(Verb::Show, user) => browse::user(app, &request, &user).map(Reply::Now),
         Route::Index(Verb::Show, index) => browse::index(app, request, &index),
         Route::Project(Verb::Show, index, project) => {

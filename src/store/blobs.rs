@@ -7,11 +7,14 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tempfile::NamedTempFile;
 
 use crate::digest::{Digest, Hasher, Sums};
 use crate::error::{Context, Error, Kind, Result};
+use crate::sync::{Mutex, lock};
 
 use super::key::FilePath;
 use super::partial::{self, Claim, Partials};
@@ -31,6 +34,8 @@ pub struct Blobs {
     files: PathBuf,
     staging: PathBuf,
     pub(super) partials: Partials,
+    /// Who wants to know that a file came.
+    watchers: Arc<Mutex<Vec<Sender<()>>>>,
 }
 
 /// Bytes that are on disk and synced, under a temporary name; removed when dropped.
@@ -144,7 +149,8 @@ impl Blobs {
     /// `Kind::Internal` if they cannot be made.
     pub fn open(dir: &Path) -> Result<Self> {
         let partials = Partials::new(dir.join(partial::FOLDER));
-        let blobs = Self { files: dir.join(FILES), staging: dir.join(STAGING), partials };
+        let (files, staging) = (dir.join(FILES), dir.join(STAGING));
+        let blobs = Self { files, staging, partials, watchers: Arc::default() };
         for folder in [&blobs.files, &blobs.staging, &blobs.partials.folder] {
             fs::create_dir_all(folder).context(|| format!("making {}", folder.display()))?;
         }
@@ -239,11 +245,24 @@ impl Blobs {
         let link = staged.is_link.then(|| staged.file.path().to_owned());
         let put = staged.file.persist(&place).map_err(|e| e.error);
         put.and_then(|_| sync_folder(folder)).context(|| format!("putting {path} in place"))?;
+        self.tell();
         // Where both names are of one file already, renaming does nothing and leaves both.
         match link.map(fs::remove_file) {
             Some(Err(e)) if !is_absent(&e) => Err(e.into()),
             _ => Ok(()),
         }
+    }
+
+    /// A channel that says "look again" after a file came; several files may share one word.
+    pub fn watch(&self) -> Receiver<()> {
+        let (tell, told) = bounded(1);
+        lock(&self.watchers).push(tell);
+        told
+    }
+
+    fn tell(&self) {
+        lock(&self.watchers)
+            .retain(|w| !matches!(w.try_send(()), Err(TrySendError::Disconnected(()))));
     }
 
     /// A file's bytes staged once more, to stand under another path too: by a second name where the file system allows
