@@ -2,6 +2,7 @@
 
 pub mod assets;
 pub mod commands;
+pub mod description;
 pub mod docs;
 pub mod home;
 pub mod index;
