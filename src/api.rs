@@ -12,6 +12,7 @@ pub mod health;
 pub mod indexes;
 pub mod legacy;
 pub mod lists;
+pub mod live;
 pub mod login;
 pub mod mend;
 pub mod mirrored;
@@ -323,7 +324,8 @@ fn run(app: &Call, request: Request, route: Route) -> Result<Reply> {
         Route::Login => now(login::login(app, request)),
         Route::Receipt(key) => receipts::show(app, &key),
         Route::Wait => wait::wait(app, &request),
-        Route::Changes => changes::show(app, &request),
+        Route::Changes(index) => changes::show(app, &request, index),
+        Route::Live => live::wait(app, &request),
         Route::User(verb, user) => now(match verb {
             Verb::Show => users::show(app, &request, &user),
             Verb::Create => users::create(app, request, &user),

@@ -1,15 +1,18 @@
 //! Pages as pure functions of values.
 
 pub mod assets;
+pub mod changes;
 pub mod commands;
 pub mod description;
 pub mod docs;
 pub mod home;
 pub mod index;
 pub mod layout;
+pub mod live;
 pub mod project;
 pub mod search;
 pub mod simple;
+pub mod when;
 
 /// The text with the five characters that mean something in HTML escaped.
 pub fn escape(text: &str) -> String {

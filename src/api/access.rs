@@ -69,6 +69,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Simple(index, _)
         | Route::Refresh(index, _)
         | Route::Legacy(index, ..)
+        | Route::Changes(Some(index))
         | Route::Docs(index, _) => Some((Cow::Borrowed(index), Use::Read)),
         Route::Project(verb, index, _) | Route::Version(verb, index, ..) => {
             Some((Cow::Borrowed(index), content(verb)))
@@ -87,7 +88,8 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::SignIn
         | Route::Status
         | Route::Wait
-        | Route::Changes
+        | Route::Changes(None)
+        | Route::Live
         | Route::Alive
         | Route::Ready
         | Route::Metrics

@@ -1,5 +1,5 @@
-//! `GET /+changes`: the last transactions in words, for people and for programs that follow along, and which replicas
-//! have each of them. The work for one answer does not grow with the log.
+//! `GET /+changes` and `GET /U/I/+changes`: the last transactions in words, for programs that follow along, and which
+//! replicas have each of them. The work for one answer does not grow with the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::response::{Park, Reply, Response};
 use crate::model::acl::{Identity, Permission};
-use crate::model::changes::{self, Account, Part, Sight};
+use crate::model::changes::{self, Part, Sight};
 use crate::model::index::{self, Index};
 use crate::model::time;
 use crate::names::IndexName;
@@ -46,14 +46,35 @@ struct Wish {
     deadline: Deadline,
 }
 
+/// A change as far as somebody may see it.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    /// Its serial.
+    pub serial: Serial,
+    /// When it was made, and how that is known.
+    pub time: Option<(SystemTime, &'static str)>,
+    /// Who made it, if the record says so.
+    pub who: Option<String>,
+    /// The indexes that it is about.
+    pub indexes: Vec<IndexName>,
+    /// The sentences.
+    pub what: Vec<String>,
+    /// How many changes got no sentence.
+    pub more: usize,
+}
+
 /// `GET /+changes[?since=N][&index=U/I][&limit=L][&timeout=S]`: what followed serial N, the oldest first; without
 /// `since` the last ones. With `timeout` the answer waits until there is something to show.
 ///
 /// # Errors
 /// `Kind::Invalid` for a parameter that is none; `Kind::NotFound` if there is no such index, and those of reading it.
-pub fn show(app: &Call, request: &Request) -> Result<Reply> {
+pub fn show(app: &Call, request: &Request, index: Option<IndexName>) -> Result<Reply> {
     let limit = ask::number(request, "limit")?.unwrap_or(SHOWN.0).clamp(1, SHOWN.1);
-    let index = ask::parameter(request, "index").map(|name| IndexName::parse(&name)).transpose()?;
+    let asked = || ask::parameter(request, "index").map(|name| IndexName::parse(&name)).transpose();
+    let index = match index {
+        Some(index) => Some(index),
+        None => asked()?,
+    };
     if let Some(name) = &index {
         drop(app.read_index(request, name)?);
     }
@@ -89,7 +110,7 @@ fn go(app: &Arc<App>, mut wish: Wish) -> Reply {
         true => Reply::Now(page.answer(&app)),
         false => go(&app, wish),
     };
-    Reply::Park(Park { wanted, bell: None, deadline, resume: Box::new(resume) })
+    Reply::Park(Park { wanted: Some(wanted), bell: None, deadline, resume: Box::new(resume) })
 }
 
 /// One answer.
@@ -97,35 +118,27 @@ struct Page {
     since: Option<Serial>,
     /// What the next request gives as `since`.
     next: Option<Serial>,
-    shown: Vec<Json>,
+    shown: Vec<Shown>,
     replicas: Vec<(String, Replica)>,
+    files_here: FilesUpTo,
 }
 
 impl Page {
     fn collect(app: &App, wish: &Wish) -> Result<Self> {
-        let replicas = app.serves().map(|master| master.replicas().all()).unwrap_or_default();
-        let mut page = Self { since: wish.since, next: wish.since, shown: Vec::new(), replicas };
-        page.replicas.sort_by_key(|(_, replica)| !replica.is_live());
-        page.replicas.truncate(REPLICAS_MAX);
+        let (replicas, files_here) = (replicas(app), files_here(app)?);
+        let (since, shown) = (wish.since, Vec::new());
+        let mut page = Self { since, next: since, shown, replicas, files_here };
         let Some(end) = app.store.clock().now() else { return Ok(page) };
-        let files_here = match &app.node {
-            Node::Master { .. } => Some(Some(end)),
-            Node::Replica(replica) => replica.files_up_to()?.map(|files| files.serial),
-        };
-        let mut eyes = Eyes { app, wish, files_here, indexes: BTreeMap::new(), who: None };
-        let (mut scanned, mut read) = (0, 0);
+        let mut eyes = Eyes::new(app, &wish.request, wish.index.as_ref());
+        let mut scanned = 0;
         while page.next < Some(end) {
             let from = Serial::following(page.next);
             for (serial, entry) in app.store.entries(from, end, PIECE_BYTES)? {
-                read += entry.len();
                 scanned += 1;
-                let mut before =
-                    |path: &str, serial: Serial| value_at(app, path, serial, &mut read);
-                let account = changes::tell(&entry, &mut before)?;
-                page.shown.extend(eyes.show(serial, account, &page.replicas)?);
+                page.shown.extend(eyes.show(serial, &entry)?);
                 page.next = Some(serial);
                 let is_full = wish.limit <= page.shown.len();
-                if is_full || SCANNED_MAX <= scanned || READ_BYTES_MAX <= read {
+                if is_full || SCANNED_MAX <= scanned || READ_BYTES_MAX <= eyes.read {
                     return Ok(page);
                 }
             }
@@ -149,11 +162,103 @@ impl Page {
             "since": Serial::wire(self.since),
             "next": Serial::wire(self.next),
             "serial": Serial::wire(now),
-            "changes": self.shown,
+            "changes": self.shown.iter().map(|shown| self.change(shown)).collect::<Vec<_>>(),
             "replicas": replicas.collect::<Map<_, _>>(),
         });
         at(now, ask::result(200, "changes", result)).with_header("Cache-Control", "no-store")
     }
+
+    fn change(&self, shown: &Shown) -> Json {
+        let (at, source) = shown.time.unzip();
+        let has = |replica: &Replica| {
+            let (has, files) = arrived(replica, shown.serial);
+            json!({"has": has, "files": files})
+        };
+        json!({
+            "serial": shown.serial.get(),
+            "time": at.map(time::stamp),
+            "time-is": source,
+            "who": shown.who,
+            "indexes": shown.indexes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "what": shown.what,
+            "more": shown.more,
+            "here": {"has": true, "files": files_are_here(self.files_here, shown.serial)},
+            "replicas": self.replicas.iter().map(|(uuid, r)| (uuid.clone(), has(r))).collect::<Map<_, _>>(),
+        })
+    }
+}
+
+/// Up to which serial all files are on this node; the outer one is none if that is not for this node to have.
+pub(super) type FilesUpTo = Option<Option<Serial>>;
+
+/// How far the files of this node have come.
+pub(super) fn files_here(app: &App) -> Result<FilesUpTo> {
+    Ok(match &app.node {
+        Node::Master { .. } => Some(app.store.clock().now()),
+        Node::Replica(replica) => replica.files_up_to()?.map(|files| files.serial),
+    })
+}
+
+/// Whether all files up to a serial are on this node; none where that is not for it to have.
+pub(super) fn files_are_here(here: FilesUpTo, serial: Serial) -> Option<bool> {
+    here.map(|here| Some(serial) <= here)
+}
+
+/// The replicas that are shown: those that follow first.
+pub(super) fn replicas(app: &App) -> Vec<(String, Replica)> {
+    let mut replicas = app.serves().map(|master| master.replicas().all()).unwrap_or_default();
+    replicas.sort_by_key(|(_, replica)| !replica.is_live());
+    replicas.truncate(REPLICAS_MAX);
+    replicas
+}
+
+/// Whether a replica has a change, and the files up to it; none where it does not tell.
+pub(super) fn arrived(replica: &Replica, serial: Serial) -> (bool, Option<bool>) {
+    let has = replica.has(serial);
+    (has, replica.files.map(|files| has && Some(serial) <= files.serial))
+}
+
+/// At most `limit` changes before a serial that the asker may see, the newest first, and the oldest serial that was
+/// looked at.
+pub(super) fn before(
+    eyes: &mut Eyes<'_>,
+    mut at: Option<Serial>,
+    limit: usize,
+) -> Result<(Vec<Shown>, Option<Serial>)> {
+    let (mut shown, mut oldest) = (Vec::new(), None);
+    for _ in 0..SCANNED_MAX {
+        let Some(serial) = at else { break };
+        for (_, entry) in eyes.app.store.entries(serial, serial, 0)? {
+            shown.extend(eyes.show(serial, &entry)?);
+        }
+        oldest = Some(serial);
+        at = serial.get().checked_sub(1).and_then(Serial::new);
+        if limit <= shown.len() || READ_BYTES_MAX <= eyes.read {
+            break;
+        }
+    }
+    Ok((shown, oldest))
+}
+
+/// At most `limit` changes after a serial that the asker may see, the oldest first.
+pub(super) fn after(
+    eyes: &mut Eyes<'_>,
+    mut at: Option<Serial>,
+    limit: usize,
+) -> Result<Vec<Shown>> {
+    let mut shown = Vec::new();
+    let end = eyes.app.store.clock().now();
+    for _ in 0..SCANNED_MAX {
+        if end <= at || limit <= shown.len() || READ_BYTES_MAX <= eyes.read {
+            break;
+        }
+        let serial = Serial::following(at);
+        for (_, entry) in eyes.app.store.entries(serial, serial, 0)? {
+            shown.extend(eyes.show(serial, &entry)?);
+        }
+        at = Some(serial);
+    }
+    Ok(shown)
 }
 
 /// The value that a path had at a serial, out of the log.
@@ -166,25 +271,31 @@ fn value_at(app: &App, path: &str, serial: Serial, read: &mut usize) -> Result<O
 }
 
 /// What the asker may see.
-struct Eyes<'a> {
+pub(super) struct Eyes<'a> {
     app: &'a App,
-    wish: &'a Wish,
-    /// Up to which serial all files are here; the outer one is none if that is not for this node to have.
-    files_here: Option<Option<Serial>>,
+    request: &'a Request,
+    /// The one index that was asked for.
+    index: Option<&'a IndexName>,
     /// Indexes as they are now; none for those that are no more.
     indexes: BTreeMap<IndexName, Option<Index>>,
     /// Who asks, once that makes a difference.
     who: Option<Identity>,
+    /// How many bytes of entries were read.
+    read: usize,
 }
 
-impl Eyes<'_> {
+impl<'a> Eyes<'a> {
+    /// Those of who sent the request.
+    pub fn new(app: &'a App, request: &'a Request, index: Option<&'a IndexName>) -> Self {
+        Self { app, request, index, indexes: BTreeMap::new(), who: None, read: 0 }
+    }
+
     /// A change as it is shown; `None` if the asker may see nothing of it or asked for something else.
-    fn show(
-        &mut self,
-        serial: Serial,
-        account: Account,
-        replicas: &[(String, Replica)],
-    ) -> Result<Option<Json>> {
+    fn show(&mut self, serial: Serial, entry: &[u8]) -> Result<Option<Shown>> {
+        let (app, mut read) = (self.app, self.read + entry.len());
+        let mut before = |path: &str, serial: Serial| value_at(app, path, serial, &mut read);
+        let account = changes::tell(entry, &mut before)?;
+        self.read = read;
         let mut parts = Vec::new();
         for part in account.parts {
             if self.is_asked_for(&part) && self.may_see(&part.sight)? {
@@ -194,26 +305,23 @@ impl Eyes<'_> {
         if parts.is_empty() {
             return Ok(None);
         }
-        let mut indexes: Vec<_> = parts.iter().filter_map(|part| name_of(&part.sight)).collect();
+        let mut indexes: Vec<_> =
+            parts.iter().filter_map(|part| name_of(&part.sight).cloned()).collect();
         indexes.sort();
         indexes.dedup();
         let logged = parts.iter().find_map(|part| part.at);
-        let (time, source) = self.time(serial, logged)?;
-        Ok(Some(json!({
-            "serial": serial.get(),
-            "time": time,
-            "time-is": source,
-            "who": parts.iter().find_map(|part| part.who.as_deref()),
-            "indexes": indexes.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "what": parts.iter().map(|part| part.text.as_str()).collect::<Vec<_>>(),
-            "more": account.more,
-            "here": {"has": true, "files": self.files_here.map(|here| Some(serial) <= here)},
-            "replicas": replicas.iter().map(|(uuid, r)| (uuid.clone(), has(r, serial))).collect::<Map<_, _>>(),
-        })))
+        Ok(Some(Shown {
+            serial,
+            time: self.time(serial, logged)?,
+            who: parts.iter().find_map(|part| part.who.clone()),
+            indexes,
+            what: parts.into_iter().map(|part| part.text).collect(),
+            more: account.more,
+        }))
     }
 
     fn is_asked_for(&self, part: &Part) -> bool {
-        self.wish.index.as_ref().is_none_or(|name| name_of(&part.sight) == Some(name))
+        self.index.is_none_or(|name| name_of(&part.sight) == Some(name))
     }
 
     fn may_see(&mut self, sight: &Sight) -> Result<bool> {
@@ -245,7 +353,7 @@ impl Eyes<'_> {
 
     fn who(&mut self) -> Result<Identity> {
         if self.who.is_none() {
-            self.who = Some(access::asker(self.app, &self.wish.request)?);
+            self.who = Some(access::asker(self.app, self.request)?);
         }
         Ok(self.who.clone().unwrap_or(Identity::Anonymous))
     }
@@ -256,14 +364,13 @@ impl Eyes<'_> {
         &self,
         serial: Serial,
         logged: Option<SystemTime>,
-    ) -> Result<(Option<String>, Option<&'static str>)> {
-        let found = match (self.app.store.written(serial)?, logged) {
+    ) -> Result<Option<(SystemTime, &'static str)>> {
+        Ok(match (self.app.store.written(serial)?, logged) {
             (Some(Written::Committed(at)), _) => Some((at, "committed")),
             (_, Some(at)) => Some((at, "logged")),
             (Some(Written::Applied(at)), None) => Some((at, "applied")),
             (None, None) => None,
-        };
-        Ok(found.map_or((None, None), |(at, source)| (Some(time::stamp(at)), Some(source))))
+        })
     }
 }
 
@@ -272,10 +379,4 @@ fn name_of(sight: &Sight) -> Option<&IndexName> {
         Sight::Index(name) => Some(name),
         Sight::All | Sight::Root => None,
     }
-}
-
-/// Whether a replica has a change, and the files up to it; null where it does not tell.
-fn has(replica: &Replica, serial: Serial) -> Json {
-    let files = replica.files.map(|files| replica.has(serial) && Some(serial) <= files.serial);
-    json!({"has": replica.has(serial), "files": files})
 }

@@ -63,7 +63,7 @@ fn needed(app: &App, filter: &Filter, request: &Request, route: &Route) -> Resul
     }
     let single = match route {
         Route::File(FileVerb::Get, path) | Route::Metadata(path) => Some(path.index().to_owned()),
-        Route::Changes => ask::parameter(request, "index"),
+        Route::Changes(None) => ask::parameter(request, "index"),
         _ => None,
     };
     if let Some(name) = single {

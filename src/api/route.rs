@@ -30,8 +30,10 @@ pub enum Route {
     Status,
     /// `GET /+wait`
     Wait,
-    /// `GET /+changes`
-    Changes,
+    /// `GET /+changes` and `GET /U/I/+changes`
+    Changes(Option<IndexName>),
+    /// `GET /+live`
+    Live,
     /// `GET /+alive`
     Alive,
     /// `GET /+ready`
@@ -185,7 +187,8 @@ impl Route {
             | Self::SignIn
             | Self::Status
             | Self::Wait
-            | Self::Changes
+            | Self::Changes(_)
+            | Self::Live
             | Self::Alive
             | Self::Ready
             | Self::Metrics
@@ -228,7 +231,8 @@ impl Route {
             ["+ready"] if method == Method::Get => Ok(Self::Ready),
             ["+metrics"] if method == Method::Get => Ok(Self::Metrics),
             ["+wait"] if method == Method::Get => Ok(Self::Wait),
-            ["+changes"] if method == Method::Get => Ok(Self::Changes),
+            ["+changes"] if method == Method::Get => Ok(Self::Changes(None)),
+            ["+live"] if method == Method::Get => Ok(Self::Live),
             ["+authcheck"] if method == Method::Get => Ok(Self::AuthCheck),
             ["+changelog", serial] if method == Method::Get => changelog(serial).ok_or_else(absent),
             ["+position", serial] if method == Method::Get => {
@@ -308,6 +312,7 @@ fn below_index(method: Method, index: IndexName, rest: &[&str]) -> Option<Route>
             _ => verb(method).map(|verb| Route::Index(verb, index)),
         },
         ["+api"] => Some(Route::Api(Some(Scope::Index(index)))),
+        ["+changes"] if is_get => Some(Route::Changes(Some(index))),
         ["+simple"] if is_get => Some(Route::SimpleList(index)),
         ["+simple", project] if is_get && is_project(project) => {
             Some(Route::Simple(index, (*project).to_owned()))

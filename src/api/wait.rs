@@ -111,7 +111,7 @@ fn park(
     bell: Option<Bell>,
     resume: impl FnOnce(&Arc<App>) -> Reply + Send + 'static,
 ) -> Reply {
-    let app = app.clone();
+    let (app, wanted) = (app.clone(), bell.is_none().then_some(wanted));
     let resume = Box::new(move || resume(&app));
     Reply::Park(Park { wanted, bell, deadline, resume })
 }

@@ -1,6 +1,7 @@
 //! Pages for people: whoever asks for HTML and is no installer gets them where programs get JSON.
 
 mod browse;
+mod changes;
 mod search;
 
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub fn show(
         Route::Project(Verb::Show, index, project) => {
             browse::project(app, request, &index, &project)
         }
+        Route::Changes(index) => changes::page(app, &request, index.as_ref()).map(Reply::Now),
         route => return Ok(Err((request, route))),
     }
     .map(Ok)

@@ -37,7 +37,7 @@ struct State {
 
 struct Parked {
     exchange: Exchange,
-    wanted: Serial,
+    wanted: Option<Serial>,
     deadline: Deadline,
     resume: Job,
 }
@@ -57,7 +57,6 @@ impl Polls {
         connection.set_poll(id);
         let Park { wanted, bell, deadline, resume } = park;
         let engine = exchange.engine.clone();
-        let by_clock = bell.is_none().then_some(wanted);
         {
             let mut state = lock(&self.state);
             if state.is_stopping {
@@ -66,11 +65,11 @@ impl Polls {
                 return exchange.answer(busy(), LaneName::Local);
             }
             let is_nearest = state.by_deadline.first().is_none_or(|(first, _)| deadline < *first);
-            state.by_serial.extend(by_clock.map(|wanted| (wanted, id)));
+            state.by_serial.extend(wanted.map(|wanted| (wanted, id)));
             state.by_deadline.insert((deadline, id));
             state.parked.insert(id, Parked { exchange, wanted, deadline, resume });
             // A commit from here on is seen by the keeper; one before this line is seen here.
-            if is_nearest || by_clock.is_some_and(|wanted| Some(wanted) <= self.clock.now()) {
+            if is_nearest || wanted.is_some_and(|wanted| Some(wanted) <= self.clock.now()) {
                 self.wake();
             }
         }
@@ -140,7 +139,9 @@ impl Polls {
 impl State {
     fn take(&mut self, id: u64) -> Option<Parked> {
         let parked = self.parked.remove(&id)?;
-        self.by_serial.remove(&(parked.wanted, id));
+        if let Some(wanted) = parked.wanted {
+            self.by_serial.remove(&(wanted, id));
+        }
         self.by_deadline.remove(&(parked.deadline, id));
         Some(parked)
     }

@@ -29,9 +29,9 @@ pub type Job = Box<dyn FnOnce() -> Reply + Send>;
 
 /// A request put aside.
 pub struct Park {
-    /// Ripe when this serial is committed, unless there is a bell.
-    pub wanted: Serial,
-    /// Ripe when this rings, instead.
+    /// Ripe when this serial is committed.
+    pub wanted: Option<Serial>,
+    /// Ripe when this rings, too.
     pub bell: Option<Bell>,
     /// Ripe at the latest now; also when the node stops or the same connection sends another request.
     pub deadline: Deadline,

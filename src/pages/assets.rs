@@ -16,10 +16,12 @@ pub enum Asset {
     Copy,
     /// Names while one types.
     Search,
+    /// Keeps a page as new as the node.
+    Live,
 }
 
 /// All of them.
-pub const ALL: [Asset; 4] = [Asset::Style, Asset::Icon, Asset::Copy, Asset::Search];
+pub const ALL: [Asset; 5] = [Asset::Style, Asset::Icon, Asset::Copy, Asset::Search, Asset::Live];
 
 /// How much of a hash stands in a name, in hex digits.
 const HASH_DIGITS: usize = 16;
@@ -41,6 +43,7 @@ impl Asset {
             Self::Icon => include_str!("assets/icon.svg"),
             Self::Copy => include_str!("assets/copy.js"),
             Self::Search => include_str!("assets/search.js"),
+            Self::Live => include_str!("assets/live.js"),
         }
     }
     /// Its media type.
@@ -66,6 +69,7 @@ impl Asset {
             Self::Icon => ("icon", "svg"),
             Self::Copy => ("copy", "js"),
             Self::Search => ("search", "js"),
+            Self::Live => ("live", "js"),
         }
     }
 }

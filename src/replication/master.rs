@@ -215,7 +215,7 @@ impl Master {
         let wait = if request.has_parameter(wire::INITIAL_FETCH) { FIRST_POLL } else { POLL };
         let master = self.0.clone();
         Reply::Park(Park {
-            wanted: from,
+            wanted: Some(from),
             bell: None,
             deadline: Deadline::after(wait),
             resume: Box::new(move || Reply::Now(master.answer(ask))),

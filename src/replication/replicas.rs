@@ -66,6 +66,11 @@ impl Replica {
     pub fn has(&self, serial: Serial) -> bool {
         self.refusal.is_none() && Some(serial) <= self.held
     }
+    /// Whether anything of it is another than `before` that lasts longer than a request.
+    fn has_moved_since(&self, before: &Self) -> bool {
+        let lasting = |replica: &Self| (replica.held, replica.files, replica.refusal);
+        lasting(self) != lasting(before)
+    }
     /// How long it has asked nothing.
     pub fn silent_for(&self) -> Duration {
         self.last_request.elapsed().unwrap_or_default()
@@ -97,6 +102,28 @@ impl Replica {
 pub struct Replicas {
     all: Arc<Mutex<BTreeMap<String, Replica>>>,
     waits: Arc<Waits>,
+    moves: Arc<Moves>,
+}
+
+/// How often anything that is known of a replica moved, and those who wait for the next time.
+#[derive(Default)]
+struct Moves {
+    count: AtomicU64,
+    bells: Mutex<BTreeMap<u64, Bell>>,
+}
+
+/// A wait for the next move; ends when it is dropped.
+pub struct Watch {
+    moves: Arc<Moves>,
+    id: u64,
+    /// Rings once anything moves.
+    pub bell: Bell,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        lock(&self.moves.bells).remove(&self.id);
+    }
 }
 
 /// Those who wait until all replicas that follow have a serial.
@@ -134,7 +161,8 @@ impl Replicas {
     /// Notes that a replica asks for what follows `held`; the request ends when the result is dropped.
     pub fn begin(&self, uuid: &str, request: &Request, held: Option<Serial>) -> Polling {
         let mut all = lock(&self.all);
-        if !all.contains_key(uuid) {
+        let is_new = !all.contains_key(uuid);
+        if is_new {
             make_room(&mut all);
         }
         let now = SystemTime::now();
@@ -153,6 +181,7 @@ impl Replicas {
             refusal: None,
         });
         let header = |name| request.headers.get(name).map(str::to_owned);
+        let before = replica.clone();
         replica.remote_ip = header(wire::REAL_IP).or_else(|| Some(request.peer?.ip().to_string()));
         replica.outside_url = header(wire::REPLICA_OUTSIDE_URL);
         replica.version = header(wire::TWINPI_VERSION);
@@ -165,8 +194,12 @@ impl Replicas {
         replica.files = files_of(request);
         replica.requests += 1;
         replica.last_request = now;
+        let has_moved = is_new || replica.has_moved_since(&before);
         let least = least_held(&all);
         drop(all);
+        if has_moved {
+            self.moved();
+        }
         self.ring(least.flatten());
         Polling { all: self.clone(), uuid: uuid.to_owned(), is_streaming: false }
     }
@@ -190,6 +223,28 @@ impl Replicas {
         Wait { waits: self.waits.clone(), id, bell }
     }
 
+    /// How often a replica came, confirmed a serial or files, or was refused or taken again.
+    pub fn moves(&self) -> u64 {
+        self.moves.count.load(Ordering::Acquire)
+    }
+
+    /// Begins to wait for the next move after `seen`; the bell is rung at once if there was one.
+    pub fn watch(&self, seen: u64) -> Watch {
+        let (id, bell) = (self.waits.next.fetch_add(1, Ordering::Relaxed), Bell::new());
+        lock(&self.moves.bells).insert(id, bell.clone());
+        // A move from here on finds the bell; one before is seen here.
+        if self.moves() != seen {
+            bell.ring();
+        }
+        Watch { moves: self.moves.clone(), id, bell }
+    }
+
+    fn moved(&self) {
+        self.moves.count.fetch_add(1, Ordering::AcqRel);
+        let due = std::mem::take(&mut *lock(&self.moves.bells));
+        due.values().for_each(Bell::ring);
+    }
+
     /// Tells those who wait for a serial up to `held`.
     fn ring(&self, held: Option<Serial>) {
         let waits = lock(&self.waits.all);
@@ -200,9 +255,15 @@ impl Replicas {
     }
 
     fn change(&self, uuid: &str, change: impl FnOnce(&mut Replica)) {
-        if let Some(replica) = lock(&self.all).get_mut(uuid) {
-            change(replica);
-            replica.last_request = SystemTime::now();
+        let mut all = lock(&self.all);
+        let Some(replica) = all.get_mut(uuid) else { return };
+        let before = replica.clone();
+        change(replica);
+        replica.last_request = SystemTime::now();
+        let has_moved = replica.has_moved_since(&before);
+        drop(all);
+        if has_moved {
+            self.moved();
         }
     }
 }
@@ -322,6 +383,28 @@ mod tests {
         assert!(wait.bell.is_rung() && !later.bell.is_rung());
         drop((wait, later));
         assert!(lock(&replicas.waits.all).is_empty());
+    }
+
+    #[test]
+    fn whoever_watches_hears_of_a_move_and_of_nothing_else() {
+        let replicas = Replicas::new();
+        let ask = |held, headers: &[_]| {
+            drop(replicas.begin("a", &request(headers), Serial::new(held)));
+        };
+        ask(3, &[]);
+        let (seen, calm) = (replicas.moves(), replicas.watch(replicas.moves()));
+        ask(3, &[]);
+        assert!(!calm.bell.is_rung());
+        for step in [(4, vec![]), (4, vec![(wire::FILES, "4:0")])] {
+            let watch = replicas.watch(replicas.moves());
+            ask(step.0, &step.1);
+            assert!(watch.bell.is_rung());
+        }
+        assert!(calm.bell.is_rung() && replicas.watch(seen).bell.is_rung());
+        replicas.refused("a", &request(&[]), "forked", Serial::new(4));
+        assert!(seen + 2 < replicas.moves());
+        drop(calm);
+        assert!(lock(&replicas.moves.bells).is_empty());
     }
 
     #[test]

@@ -238,7 +238,7 @@ impl Handler for Site {
                     request.query().split_once("&ms=").unwrap_or((request.query(), "60000"));
                 return Reply::Park(Park {
                     bell: None,
-                    wanted: Serial::new(number(wanted)).unwrap(),
+                    wanted: Some(Serial::new(number(wanted)).unwrap()),
                     deadline: Deadline::after(Duration::from_millis(number(ms))),
                     resume: Box::new(|| Reply::Now(Response::text(200, "resumed"))),
                 });

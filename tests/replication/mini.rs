@@ -151,7 +151,9 @@ impl MiniState {
             Reply::Now(response) => response,
             Reply::Remote(job) => self.answer(job()),
             Reply::Park(park) => {
-                self.clock.wait_for(park.wanted, park.deadline);
+                if let Some(wanted) = park.wanted {
+                    self.clock.wait_for(wanted, park.deadline);
+                }
                 self.answer((park.resume)())
             }
         }

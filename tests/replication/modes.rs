@@ -238,7 +238,7 @@ fn a_poll_for_the_next_serial_is_parked_and_answered_with_the_commit() {
         let Reply::Park(park) = ask(&master, due.get(), true, headers) else {
             panic!("not parked")
         };
-        assert_eq!(park.wanted, due);
+        assert_eq!(park.wanted, Some(due));
         let left = park.deadline.remaining();
         assert!(Duration::from_secs(29) < left && left <= Duration::from_secs(30));
         let [(uuid, waiting)] = master.replicas().all().try_into().expect("one");
