@@ -15,7 +15,7 @@ SEED ?=
 export TWINPI_BINARY = $(abspath $(BINARY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-kill torture-kill test-faults torture backlog compat compat-clients live propagation bench map dist clean
+.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-browser screenshots test-kill torture-kill test-faults torture backlog compat compat-clients live propagation bench map dist clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,13 +45,21 @@ test-rust:
 test-clients: $(BUILT)
 	"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients
 
-test-all: test-model test-kill test-faults test-transcript compat demo ## what takes longer: the model check of the clock, a short kill loop, faults, the devpi command at work, devpi-server as master and replica, the demo
+test-all: test-model test-kill test-faults test-browser test-transcript compat demo ## what takes longer: the model check of the clock, a short kill loop, faults, the pages in a browser, the devpi command at work, devpi-server as master and replica, the demo
 
 test-model: ## the serial clock under a model checker that tries interleavings
 	RUSTFLAGS="--cfg shuttle" cargo test $(CARGO_FLAGS) --test clock_model --target-dir $(TARGET)/shuttle
 
 test-transcript: $(BUILT) ## a day with the devpi command against a replica, printed as it goes
 	"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest -q -s -m transcript tests/clients
+
+test-browser: $(BUILT) ## the pages in headless Chromium, judged by axe-core too
+	@scripts/chromium.py
+	"$$($(PYTHON) scripts/clients_venv.py browser)/python" -m pytest -q tests/browser
+
+screenshots: $(BUILT) ## docs/pages/*.png: each page in light and dark, wide and narrow
+	@scripts/chromium.py
+	"$$($(PYTHON) scripts/clients_venv.py browser)/python" tests/browser/screenshots.py docs/pages
 
 test-kill: $(BUILT) ## a short kill loop
 	$(PYTHON) tests/clients/kill_loop.py --master 6 --replica 6
@@ -101,4 +109,4 @@ dist: ## one static binary in dist/, proven to be static and to do TLS
 
 clean: ## what was built, and the clients
 	cargo clean
-	rm -rf dist .venv .venv-compat
+	rm -rf dist .venv .venv-compat .venv-browser

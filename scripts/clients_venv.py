@@ -3,6 +3,7 @@
 
 usage: scripts/clients_venv.py            prints the folder with the programs
        scripts/clients_venv.py compat     the same for .venv-compat, with devpi-server (tests/compat/requirements.txt)
+       scripts/clients_venv.py browser    the same for .venv-browser, with what drives a browser (tests/browser/requirements.txt)
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = {"clients": ROOT / ".venv", "compat": ROOT / ".venv-compat"}
+FOLDERS = {"clients": ROOT / ".venv", "compat": ROOT / ".venv-compat", "browser": ROOT / ".venv-browser"}
 
 
 def ensure(tests: str = "clients") -> Path:
@@ -34,6 +35,6 @@ def ensure(tests: str = "clients") -> Path:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in ([], ["compat"]):
+    if sys.argv[1:] not in ([], ["compat"], ["browser"]):
         sys.exit(__doc__)
     print(ensure(*sys.argv[1:]))
