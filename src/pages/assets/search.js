@@ -14,6 +14,7 @@ field.after(list);
 field.setAttribute("role", "combobox");
 field.setAttribute("aria-autocomplete", "list");
 field.setAttribute("aria-controls", list.id);
+field.setAttribute("aria-expanded", "false");
 
 function show(is_open) {
   list.hidden = !is_open;
