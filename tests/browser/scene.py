@@ -285,7 +285,7 @@ def fill_others(pair: Pair):
 
 
 # Pages that are not the same on a replica.
-OF_A_REPLICA = ("root",)
+OF_A_REPLICA = ("root", "changes")
 
 
 def pages() -> dict[str, str]:
@@ -299,5 +299,7 @@ def pages() -> dict[str, str]:
         "search": "/+search?query=chart",
         "search-none": "/+search?query=nothing-like-this",
         "searchhelp": "/+searchhelp",
+        "changes": "/+changes",
+        "changes-index": "/ann/prod/+changes",
         "missing": "/ann/prod/nothing-here",
     }
