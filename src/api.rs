@@ -45,6 +45,7 @@ use crate::http::request::{Method, Request};
 use crate::http::response::{Reply, Response};
 use crate::mirror::Mirrors;
 use crate::model::acl::{Identity, Permission, Policy};
+use crate::pages::description::Descriptions;
 use crate::password::Passwords;
 use crate::replication::{Master, Replica, wire};
 use crate::search::Search;
@@ -104,6 +105,8 @@ pub struct App {
     pub files: FileCache,
     /// Documentation that is open.
     pub zips: ZipCache,
+    /// Descriptions of releases that are shown often.
+    pub descriptions: Descriptions,
     /// Requests that carry a receipt key and are under way.
     pub receipts: Arc<UnderWay>,
     /// Numbers of the HTTP server, once it runs.
@@ -355,6 +358,7 @@ fn run(app: &Call, request: Request, route: Route) -> Result<Reply> {
             legacy::show(app, request, &index, &project, version)
         }
         Route::Docs(index, page) => docs::show(app, request, &index, page),
+        Route::Results(..) => Err(Error::not_found("test results are shown as pages only")),
         Route::Metadata(wheel) => files::metadata(app, request, &wheel),
         Route::Project(verb, index, project) => match verb {
             Verb::Delete => now(projects::delete(app, &request, &index, &project)),

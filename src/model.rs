@@ -16,6 +16,7 @@ pub mod mirrored;
 pub mod overview;
 pub mod push;
 pub mod release;
+pub mod results;
 #[cfg(test)]
 mod scenes;
 pub mod settings;

@@ -10,8 +10,10 @@ pub mod index;
 pub mod layout;
 pub mod live;
 pub mod project;
+pub mod results;
 pub mod search;
 pub mod simple;
+pub mod version;
 pub mod when;
 
 /// The text with the five characters that mean something in HTML escaped.

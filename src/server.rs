@@ -31,6 +31,7 @@ use crate::model::acl::Policy;
 use crate::model::{index, metadata, setup, user};
 use crate::names::{IndexName, UserName};
 use crate::nodeinfo::{NodeInfo, Role};
+use crate::pages::description::Descriptions;
 use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::{Gate, Signer};
 use crate::replication::filter::Filter;
@@ -126,6 +127,7 @@ fn app(
         pages: PageCache::for_pages(),
         files: FileCache::for_files(),
         zips: ZipCache::new(),
+        descriptions: Descriptions::default(),
         receipts: Arc::default(),
         http: OnceLock::new(),
         config: config.clone(),

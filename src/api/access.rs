@@ -70,6 +70,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Refresh(index, _)
         | Route::Legacy(index, ..)
         | Route::Changes(Some(index))
+        | Route::Results(index, _)
         | Route::Docs(index, _) => Some((Cow::Borrowed(index), Use::Read)),
         Route::Project(verb, index, _) | Route::Version(verb, index, ..) => {
             Some((Cow::Borrowed(index), content(verb)))

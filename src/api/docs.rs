@@ -20,7 +20,7 @@ use crate::names::{IndexName, ProjectName, Version};
 use crate::pages::docs::{self as draw, Frame};
 use crate::replication::Wish;
 use crate::serial::Serial;
-use crate::store::key;
+use crate::store::key::{self, FilePath};
 use crate::store::record::Dict;
 use crate::store::txn::Read;
 
@@ -184,13 +184,28 @@ fn find(app: &App, request: &Request, name: &IndexName, page: &DocPage) -> Resul
 
 /// Brings a zip from the master, as a client's request for it would.
 fn fetch(app: &App, docs: &Docs) -> Result<()> {
+    bring(app, &release::file_path(docs.link.path())?, docs.record.clone(), "application/zip")
+}
+
+/// Has a file of a replica here, brought from the master if need be. May wait.
+///
+/// # Errors
+/// `Kind::BadGateway` or `Kind::Unavailable` if it does not come.
+pub(super) fn fetch_file(app: &App, path: &FilePath, content_type: &'static str) -> Result<()> {
+    let record = app.store.read()?.get(&key::File(path))?.unwrap_or_default();
+    bring(app, path, record, content_type)
+}
+
+fn bring(app: &App, path: &FilePath, record: Dict, content_type: &'static str) -> Result<()> {
     let Node::Replica(replica) = &app.node else { return Ok(()) };
-    let path = release::file_path(docs.link.path())?;
+    if app.store.blobs().size(path).is_some() {
+        return Ok(());
+    }
     let mut reply = replica.stream_file(Wish {
         path: path.clone(),
-        record: docs.record.clone(),
+        record,
         wanted: Wanted::default(),
-        content_type: "application/zip",
+        content_type,
         elsewhere: None,
         again: Box::new(|| Reply::Now(Response::new(200))),
     });
@@ -198,13 +213,13 @@ fn fetch(app: &App, docs: &Docs) -> Result<()> {
         reply = job();
     }
     if let Reply::Now(Response { status: 200, body: Body::Stream { mut reader, .. }, .. }) = reply {
-        let away = |e| Error::new(Kind::BadGateway, "the documentation did not come").caused_by(e);
+        let away = |e| Error::new(Kind::BadGateway, format!("{path} did not come")).caused_by(e);
         std::io::copy(&mut reader, &mut std::io::sink()).map_err(away)?;
     }
-    match app.store.blobs().size(&path) {
+    match app.store.blobs().size(path) {
         Some(_) => Ok(()),
         None => {
-            Err(Error::unavailable("the documentation is not here yet, and could not be fetched"))
+            Err(Error::unavailable(format!("{path} is not here yet, and could not be fetched")))
         }
     }
 }

@@ -91,6 +91,8 @@ pub enum Route {
     Version(Verb, IndexName, String, String),
     /// `GET /U/I/P/V/+doc/...` and `/U/I/P/V/+d/...`
     Docs(IndexName, DocPage),
+    /// `GET /U/I/P/V/+toxresults/F` and `GET /U/I/P/V/+toxresults/F/RESULT`
+    Results(IndexName, ResultsOf),
     /// `GET /U/I/pypi/P/json` and `/U/I/pypi/P/V/json`
     Legacy(IndexName, String, Option<String>),
     /// Something that devpi-server has and this version does not; the text says what.
@@ -108,6 +110,19 @@ pub struct DocPage {
     pub page: String,
     /// Whether it is to be shown within a page of ours.
     pub is_framed: bool,
+}
+
+/// Test results of a release file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResultsOf {
+    /// The project.
+    pub project: String,
+    /// The version.
+    pub version: String,
+    /// The name of the release file.
+    pub file: String,
+    /// The name of one result; none for all of them.
+    pub result: Option<String>,
 }
 
 /// What the discovery address is about.
@@ -199,6 +214,7 @@ impl Route {
             | Self::Simple(..)
             | Self::Metadata(_)
             | Self::Docs(..)
+            | Self::Results(..)
             | Self::Legacy(..)
             | Self::Unsupported(_) => Access::Read,
         }
@@ -342,7 +358,11 @@ fn below_index(method: Method, index: IndexName, rest: &[&str]) -> Option<Route>
             let (page, is_framed) = (page.join("/"), *kind == "+d");
             Some(Route::Docs(index, DocPage { project, version, page, is_framed }))
         }
-        [_, _, "+toxresults", ..] if is_get => Some(Route::Unsupported("pages of test results")),
+        [project, version, "+toxresults", file, result @ ..] if is_get && result.len() < 2 => {
+            let (project, version) = ((*project).to_owned(), (*version).to_owned());
+            let (file, result) = ((*file).to_owned(), result.first().map(ToString::to_string));
+            Some(Route::Results(index, ResultsOf { project, version, file, result }))
+        }
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 mod browse;
 mod changes;
 mod search;
+mod version;
 
 use std::sync::Arc;
 
@@ -56,6 +57,10 @@ pub fn show(
             browse::project(app, request, &index, &project)
         }
         Route::Changes(index) => changes::page(app, &request, index.as_ref()).map(Reply::Now),
+        Route::Version(Verb::Show, index, project, version) => {
+            version::show(app, request, &index, &project, version)
+        }
+        Route::Results(index, of) => version::results(app, request, &index, of),
         route => return Ok(Err((request, route))),
     }
     .map(Ok)
