@@ -16,6 +16,7 @@ use crate::model::changes::{self, Part, Sight};
 use crate::model::index::{self, Index};
 use crate::model::time;
 use crate::names::IndexName;
+use crate::replication::filter::Filter;
 use crate::replication::replicas::Replica;
 use crate::serial::Serial;
 use crate::store::changelog::Written;
@@ -154,6 +155,7 @@ impl Page {
                 "files-serial": replica.files.map(|files| Serial::wire(files.serial)),
                 "files-missing": replica.files.map(|files| files.missing),
                 "outside-url": replica.outside_url,
+                "replicate": replica.replicate.as_ref().map(Filter::to_json),
             });
             shown["is-following"] = replica.is_live().into();
             (uuid.clone(), shown)

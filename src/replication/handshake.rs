@@ -216,14 +216,15 @@ pub fn fence_of(uuid: &str, theirs: &WirePosition) -> Option<Fence> {
     Some(Fence { epoch: theirs.epoch, timeline, uuid: uuid.to_owned(), url: None })
 }
 
-/// The answer to `GET /+position/SERIAL`; 404 if the log does not hold the serial.
+/// The answer to `GET /+position/SERIAL`; 404 if the log does not hold the serial. Where something was left out, it is
+/// the last serial before whose chain is known.
 ///
 /// # Errors
 /// `Kind::Internal` if the database fails.
 pub fn answer_position(store: &Store, serial: u64) -> Result<Response> {
     let chain = match Serial::new(serial) {
-        Some(serial) => store.chain_at(serial)?.map(|chain| Position { serial, chain }),
-        None => None,
+        Some(serial) if Some(serial) <= store.clock().now() => store.position_up_to(serial)?,
+        _ => None,
     };
     Ok(match chain {
         None => wire::failure(404, "this log does not hold that serial"),
@@ -299,9 +300,13 @@ pub fn last_common(link: &Link, store: &Store, head: Option<Serial>) -> Result<O
     let mut probe = top.get();
     while low < high {
         let known = Serial::new(probe).map(|at| store.position_up_to(at)).transpose()?.flatten();
-        match known.filter(|known| low <= known.serial.get()) {
-            Some(known) if !is_common(link, &known)? => high = known.serial.get(),
-            _ => low = probe + 1,
+        let differs_at = match known.filter(|known| low <= known.serial.get()) {
+            Some(known) => difference(link, store, &known)?.filter(|at| low <= at.get()),
+            None => None,
+        };
+        match differs_at {
+            Some(at) => high = at.get(),
+            None => low = probe + 1,
         }
         probe = low + (high - low) / 2;
     }
@@ -310,11 +315,19 @@ pub fn last_common(link: &Link, store: &Store, head: Option<Serial>) -> Result<O
     Ok(last.map(|last| last.serial))
 }
 
-fn is_common(link: &Link, own: &Position) -> Result<bool> {
-    let theirs = ask(link, &format!("{}{}", wire::POSITIONS, own.serial))?;
-    Ok(theirs
-        .and_then(|json| unhex(json["chain"].as_str()?))
-        .is_some_and(|chain| chain == own.chain))
+/// Where the master's history is seen to differ from the own one: there, or at the last serial before whose chain the
+/// master knows; `None` if it does not.
+fn difference(link: &Link, store: &Store, own: &Position) -> Result<Option<Serial>> {
+    let json = ask(link, &format!("{}{}", wire::POSITIONS, own.serial))?;
+    let theirs = json.and_then(|json| {
+        let serial = Serial::from_wire(json["serial"].as_i64()?)??;
+        Some(Position { serial, chain: unhex(json["chain"].as_str()?)? })
+    });
+    let Some(theirs) = theirs.filter(|theirs| theirs.serial <= own.serial) else {
+        return Ok(Some(own.serial));
+    };
+    let is_same = store.chain_at(theirs.serial)?.is_none_or(|chain| chain == theirs.chain);
+    Ok((!is_same).then_some(theirs.serial))
 }
 
 /// Asks the master for something small in JSON; `None` if it has no such thing.

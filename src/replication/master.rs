@@ -185,12 +185,6 @@ impl Master {
             Ok(uuid) => uuid,
             Err(refusal) => return refuse(refusal),
         };
-        if let Some(own) = &self.0.filter {
-            let message = format!(
-                "this node replicates {own} only, so nobody can follow it: follow its master instead"
-            );
-            return refuse(wire::failure(409, &message));
-        }
         let Some(due) = Serial::new(from) else {
             return refuse(wire::failure(404, "can only wait for next serial"));
         };
@@ -291,6 +285,12 @@ impl Inner {
     /// The uuid of the replica that asks, whomever it takes this node for.
     fn admit_any(&self, request: &Request) -> std::result::Result<String, Response> {
         let uuid = self.gate.check(request)?;
+        if let (Some(_), Some(own)) = (&uuid, &self.filter) {
+            let message = format!(
+                "this node replicates {own} only, so nobody can follow it: follow its master instead"
+            );
+            return Err(wire::failure(409, &message));
+        }
         uuid.ok_or_else(|| wire::failure(403, "Replication endpoint requires a replica identity."))
     }
 

@@ -238,6 +238,10 @@ def test_nobody_follows_a_replica_of_some_indexes(pair, binary, tmp_path):
         assert "replicates ann/app,ann/dev only" in said["replication-state-reason"]
     finally:
         below.stop()
+    # Nor is a history compared with it, of which it has a part.
+    line = [binary, "demote", "--serverdir", below.data, "--primary-url", pair.replica.url]
+    done = run([*line, "--secretfile", below.secret], check=False)
+    assert done.returncode != 0 and "replicates ann/app,ann/dev only" in done.stdout, done.stdout
 
 
 def test_it_follows_a_whole_replica_too(pair, tmp_path, twine, pip_install):

@@ -310,12 +310,23 @@ fn nobody_follows_who_has_a_part() {
     let fresh = ReplicaNode::start(&promoted.url());
     becomes(&fresh, State::Gone);
     assert_eq!(poll(&promoted, 0, None, "application/octet-stream").status, 410);
-    let copy = Home::new();
-    let entries = master.home.store.entries(Serial::FIRST, elided, usize::MAX).expect("reads");
-    copy.writer.apply(&entries, None, &|_| false).expect("applies");
-    copy.writer.adopt_timelines(&master.home.store.timelines()).expect("in order");
-    let sibling = ReplicaNode::with(copy, &promoted.url(), |o| o.master_uuid = Some(MASTER.into()));
+    let copy = || {
+        let copy = Home::new();
+        let entries = master.home.store.entries(Serial::FIRST, elided, usize::MAX).expect("reads");
+        copy.writer.apply(&entries, None, &|_| false).expect("applies");
+        copy.writer.adopt_timelines(&master.home.store.timelines()).expect("in order");
+        copy
+    };
+    let follow =
+        |home| ReplicaNode::with(home, &promoted.url(), |o| o.master_uuid = Some(MASTER.into()));
+    let sibling = follow(copy());
     sibling.reaches(promoted.home.commit("ann"));
+    // The former master has changes of its own: what both share is found though the new one lacks most of it.
+    let former = copy();
+    former.commit("bob");
+    let former = follow(former);
+    let told = becomes(&former, State::Forked);
+    assert!(told.contains(&format!("same history up to {elided}")), "{told}");
 }
 
 #[test]
