@@ -237,11 +237,13 @@ fn dispatch(app: &Call, request: Request) -> Result<Reply> {
     if route.access() == Access::Write {
         check_epoch(app, &request)?;
     }
-    if let Node::Replica(replica) = &app.node
-        && let Some(reply) = partial::pass_on(app, replica, &request, &route)?
-    {
-        return Ok(reply);
-    }
+    let request = match &app.node {
+        Node::Replica(replica) => match partial::pass_on(app, replica, request, &route)? {
+            Ok(reply) => return Ok(reply),
+            Err(request) => request,
+        },
+        Node::Master { .. } => request,
+    };
     match (&app.node, &route) {
         (Node::Replica(replica), route) if route.access() == Access::Write => {
             Ok(replica.relay(request))

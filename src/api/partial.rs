@@ -20,30 +20,40 @@ use crate::sync::{Mutex, lock};
 use super::route::{Access, FileVerb, Route, Verb};
 use super::{App, access, ask, web};
 
-/// Passes a request on that needs an index which is not here; none if it does not.
+/// Passes a request on that needs an index which is not here; gives it back if it does not.
 ///
 /// # Errors
 /// `Kind::Internal` if the database fails.
 pub fn pass_on(
     app: &Arc<App>,
     replica: &Arc<Replica>,
-    request: &Request,
+    request: Request,
     route: &Route,
-) -> Result<Option<Reply>> {
+) -> Result<std::result::Result<Reply, Request>> {
     let Some(filter) = replica.filter().filter(|_| route.access() == Access::Read) else {
-        return Ok(None);
+        return Ok(Err(request));
     };
     if let Route::File(FileVerb::Get, path) = route
         && !filter.has(path.index())
-        && !ask::is_json(request)
+        && !ask::is_json(&request)
     {
         let error = Error::not_found("no such file");
-        return Ok(Some(replica.ask_master(request, path, None, error)));
+        return Ok(Ok(replica.ask_master(&request, path, None, error)));
     }
-    let Some(name) = needed(app, &filter, request, route)? else { return Ok(None) };
-    let why = format!("{name} is not replicated here: this node has {filter}");
-    let (app, replica, request) = (app.clone(), replica.clone(), request.without_body());
-    Ok(Some(Reply::Remote(Box::new(move || {
+    let why = match route {
+        Route::Search | Route::Suggest => {
+            format!("what is asked of all indexes is not found here: this node has {filter} only")
+        }
+        _ => match needed(app, &filter, &request, route)? {
+            Some(name) => format!("{name} is not replicated here: this node has {filter}"),
+            None => return Ok(Err(request)),
+        },
+    };
+    if matches!(route, Route::Rpc(_)) {
+        return Ok(Ok(replica.relay(request)));
+    }
+    let (app, replica) = (app.clone(), replica.clone());
+    Ok(Ok(Reply::Remote(Box::new(move || {
         let answer = replica.read_there(request.without_body(), &why);
         Reply::Now(answer.unwrap_or_else(|error| match web::is_wanted(&request) {
             true => web::failure(&app, &request, &error),

@@ -143,7 +143,7 @@ pub(super) fn append(
 }
 
 /// Appends what a master left over of the entries that follow `last`, and gives the new end. `entry` has no changes if
-/// that is nothing; then a row before it that has none either becomes one with it.
+/// that is nothing. Rows stay as they are: a position that this node once had is one that it knows.
 ///
 /// # Errors
 /// `Kind::Invalid` if there are not that many serials; `Kind::Internal` if the database fails.
@@ -158,10 +158,8 @@ pub(super) fn append_part(
     let at = (due + u64::from(elided.serials)).checked_sub(1).filter(|at| due <= *at);
     let serial = at.and_then(Serial::new);
     let serial = serial.ok_or_else(|| Error::invalid("a row for no serial, or for too many"))?;
-    let mut serials = i64::from(elided.serials);
-    if entry == empty_entry() {
-        serials += take_run(connection, last)?;
-    } else if serials != 1 {
+    let serials = i64::from(elided.serials);
+    if serials != 1 && entry != empty_entry() {
         return Err(Error::invalid("changes that are of several serials"));
     }
     let end = Position { serial, chain: elided.chain };
@@ -171,16 +169,6 @@ pub(super) fn append_part(
 /// An entry without changes, which stands for those of which nothing is here.
 pub fn empty_entry() -> Vec<u8> {
     super::codec::encode_entry([])
-}
-
-/// Removes the last row if all was left out of what it stands for, and gives for how many serials it stood.
-fn take_run(connection: &Connection, last: Option<Position>) -> Result<i64> {
-    let Some(last) = last else { return Ok(0) };
-    let mut query = connection.prepare_cached(
-        "DELETE FROM changelog WHERE serial = ?1 AND elided IS NOT NULL AND data = ?2 RETURNING elided",
-    )?;
-    let number = params![last.serial.get() as i64, empty_entry()];
-    Ok(query.query_row(number, |row| row.get(0)).optional()?.unwrap_or(0))
 }
 
 fn put_row(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -134,6 +135,27 @@ def test_a_base_that_is_not_here_is_the_masters_to_answer(pair, tmp_path, twine,
         client.expect(200, "PATCH", "/ann/app", ["bases="])
     pair.master.stop()
     assert "top-1.0" in pip_install(app.simple(pair.replica), "top")[1].stdout
+
+
+SEARCH = b"""<?xml version='1.0'?><methodCall><methodName>search</methodName><params>
+<param><value><struct><member><name>name</name><value><array><data><value><string>first</string></value></data></array>
+</value></member></struct></value></param><param><value><string>or</string></value></param></params></methodCall>"""
+
+
+def test_a_search_is_the_masters_to_answer(pair):
+    def found(client):
+        return [item["name"] for item in client.expect(200, "GET", "/+search?query=first").json()["result"]["items"]]
+
+    with Client(pair.replica.url) as client:
+        end = time.monotonic() + 20
+        while "first" not in found(client):
+            assert time.monotonic() < end, "the master's index does not catch up"
+            time.sleep(0.05)
+        rpc = client.ask("POST", "/ann/app", SEARCH, {"Content-Type": "text/xml", "Accept": "text/xml"})
+        assert rpc.status == 200 and b"first" in rpc.body, rpc.body
+        pair.master.stop()
+        answer = client.ask("GET", "/+search?query=first")
+        assert answer.status == 502 and "this node has ann/app,ann/dev only" in answer.body.decode()
 
 
 def test_large_files_and_parts_of_them_come_through(pair, tmp_path):
