@@ -64,7 +64,10 @@ impl Indexer {
         stop: Receiver<()>,
     ) -> Result<Self> {
         let index = schema::open(dir)?;
-        state.set(schema::stand(&index)?);
+        // Of another log it says nothing about this one.
+        let stand = schema::stand(&index)?;
+        let held = stand.map(|stand| store.chain_at(stand.serial)).transpose()?.flatten();
+        state.set(stand.filter(|stand| held == Some(stand.chain)));
         Ok(Self { store, index, state, stop })
     }
 
