@@ -73,6 +73,7 @@ fn needed(app: &App, filter: &Filter, request: &Request, route: &Route) -> Resul
     }
     let single = match route {
         Route::File(FileVerb::Get, path) | Route::Metadata(path) => Some(path.index().to_owned()),
+        Route::Changes(Some(index)) => Some(index.to_string()),
         Route::Changes(None) => ask::parameter(request, "index"),
         _ => None,
     };

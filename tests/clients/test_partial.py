@@ -105,6 +105,8 @@ def test_installs_from_what_it_has_go_on_without_the_master(pair, tmp_path, twin
             f"/ann/lib/{PRIVATE}/1.0",
             f"/ann/lib/+f/123/4567890123456/{PRIVATE}-1.0.tar.gz",
             "/+changes?index=ann/lib",
+            "/ann/lib/+changes",
+            f"/ann/lib/{PRIVATE}/latest",
         ):
             for accept in ("application/json", "text/html", "*/*"):
                 answer = client.ask("GET", path, headers={"Accept": accept})
@@ -114,6 +116,7 @@ def test_installs_from_what_it_has_go_on_without_the_master(pair, tmp_path, twin
                 assert answer.headers["Content-Type"].startswith("text/html") or not is_page, (path, said)
                 assert "ann/lib is not replicated here: this node has ann/app,ann/dev" in said, said
                 assert pair.master.url in said
+        client.expect(200, "GET", "/ann/app/+changes")
         # A page that would lack what a base has is not made.
         answer = client.ask("GET", "/ann/app/+simple/")
         assert answer.status == 502 and "ann/lib is not replicated here" in answer.body.decode()
