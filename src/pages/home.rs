@@ -99,7 +99,7 @@ pub fn user(place: &Place, user: &UserLine) -> String {
                                 @if !index.title.is_empty() { br; span.quiet { (index.title) } }
                             }
                             td { (tags(index)) }
-                            td { (bases(place, &index.bases)) }
+                            td data-label="Bases" { (bases(place, &index.bases)) }
                         }
                     }
                 }

@@ -148,10 +148,10 @@ fn version(place: &Place, shown: &ProjectPage<'_>, line: &Line) -> Markup {
                 a href=(below(&[])) { (line.index) }
                 @for also in &line.also { ", " span.quiet { (also) } }
             }
-            td { @if let Some(at) = &line.uploaded { time datetime=(at) { (at.get(..10).unwrap_or(at)) } } }
-            td { (line.requires_python) }
-            td.number { (line.files) span.unseen { " files" } }
-            td {
+            td data-label="Uploaded" { @if let Some(at) = &line.uploaded { time datetime=(at) { (at.get(..10).unwrap_or(at)) } } }
+            td data-label="Python" { (line.requires_python) }
+            td.number data-label="Files" { (line.files) span.unseen { " files" } }
+            td data-label="Documentation" {
                 @if line.has_docs {
                     a href={ (below(&[shown.project, &line.version, "+d"])) "/index.html" } {
                         "Read" span.unseen { " documentation of " (line.version) }
