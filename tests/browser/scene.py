@@ -259,7 +259,7 @@ def fill_ann(pair: Pair):
             uploads(client, "ann/prod", "plotline", version, sdist("plotline", version), **about)
         uploads_docs(client, "ann/prod", "plotline", "1.1.0", packed(doc_pages("1.1.0")))
         for passed in (True, False):
-            posts_tox_result(client, "ann/prod", "plotline", "plotline-1.1.0-py3-none-any.whl", tox_result(passed))
+            posts_tox_result(client, "ann/prod", "plotline", TESTED, tox_result(passed))
         uploads(client, "ann/dev", "plotline", "2.0.0rc1", wheel("plotline", "2.0.0rc1"), **about)
     with Client(pair.master.url) as client:
         client.login("ann", PASSWORD)
@@ -284,6 +284,8 @@ def fill_others(pair: Pair):
         uploads(client, "ben/dev", "buildhelper", "0.1.0", wheel("buildhelper", "0.1.0"), summary="Helps with builds")
 
 
+# A file with test results.
+TESTED = "plotline-1.1.0-py3-none-any.whl"
 # Pages that are not the same on a replica.
 OF_A_REPLICA = ("root", "changes")
 
@@ -296,6 +298,11 @@ def pages() -> dict[str, str]:
         "index": "/ann/prod",
         "index-long": "/load/many",
         "project": "/ann/prod/plotline",
+        "version": "/ann/prod/plotline/1.1.0",
+        "version-rst": "/ann/prod/ledgerkit/latest",
+        "version-plain": "/ann/dev/quietlog/0.3.dev4",
+        "test-results": f"/ann/prod/plotline/1.1.0/+toxresults/{TESTED}",
+        "documentation": "/ann/prod/plotline/1.1.0/+d/index.html",
         "search": "/+search?query=chart",
         "search-none": "/+search?query=nothing-like-this",
         "searchhelp": "/+searchhelp",

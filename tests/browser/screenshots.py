@@ -18,9 +18,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 SIZES = {"wide": WIDE, "narrow": NARROW}
 # No more of a long page than this is kept: who wants the rest opens it.
-HEIGHT_MAX = 1800
-# Colours in a file: pages have few, and the edges of letters need the others.
-COLOURS = 160
+HEIGHT_MAX = 1500
+# Colours in a file. With fewer, those that are rare go: a tag, the name of the program.
+COLOURS = 256
 
 
 def main():
