@@ -30,6 +30,7 @@ pub mod seen;
 mod sources;
 mod status;
 mod through;
+mod twins;
 pub mod wire;
 
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use super::import::{Broken, End, Import, Source};
 use super::link::{self, CONNECT, Link, State};
 use super::mender::Word;
 use super::seen::{Diary, Seen};
-use super::{replicas, wire};
+use super::{replicas, twins, wire};
 
 /// A poll is parked for 30 s; devpi's replicas wait as long as this for its answer.
 const POLL: Duration = Duration::from_millis(37_500);
@@ -62,6 +62,8 @@ pub struct Puller {
     hooks: Hooks,
     stop: Stop,
     is_first: bool,
+    /// What this start of the node calls itself.
+    start: String,
     /// The head of the master for which the last common serial was asked.
     probed: Option<Option<Serial>>,
     diary: Diary,
@@ -97,7 +99,8 @@ impl Puller {
     /// A puller that has not begun.
     pub fn new(link: Arc<Link>, writer: Arc<Writer>, hooks: Hooks, stop: Stop) -> Self {
         let (filter, diary) = (link.known().filter, Diary::default());
-        Self { link, writer, hooks, stop, is_first: true, probed: None, diary, filter }
+        let start = twins::name();
+        Self { link, writer, hooks, stop, is_first: true, start, probed: None, diary, filter }
     }
 
     /// Follows the master until the stop, or until it turns out to be another one.
@@ -241,7 +244,7 @@ impl Puller {
         let target = format!("{}{due}-?{first}{position}={own}{part}", wire::CHANGELOG);
         let timeouts = Timeouts { connect: CONNECT, response_head: POLL, per_read: READ };
         let files = self.files_word().map_err(Failure::of(State::Failing))?;
-        let mut headers = vec![("Accept", wire::ACCEPT_PIECES)];
+        let mut headers = vec![("Accept", wire::ACCEPT_PIECES), (wire::START, &self.start)];
         headers.extend(files.as_deref().map(|files| (wire::FILES, files)));
         let answer = self.link.get(&target, &headers, timeouts).map_err(|error| {
             let lacks_key = self.link.lacks_key();

@@ -15,6 +15,7 @@ use crate::sync::{Mutex, lock};
 
 use super::filter::Filter;
 use super::handshake::WirePosition;
+use super::twins::Starts;
 use super::wire;
 
 /// How many replicas are remembered; the one that was silent for longest is forgotten first. A uuid is only taken
@@ -30,8 +31,10 @@ pub struct Replica {
     pub remote_ip: Option<String>,
     /// The last serial that it has or was sent.
     pub serial: Option<Serial>,
-    /// The last serial that it said to have.
+    /// The last serial that it said to have; of two nodes with this uuid the smaller one.
     pub held: Option<Serial>,
+    /// By which two nodes with this uuid are told apart.
+    starts: Starts,
     /// How far its files have come, if it tells.
     pub files: Option<FilesHere>,
     /// How many requests of it are open.
@@ -87,6 +90,7 @@ impl Replica {
             "outside-url": self.outside_url,
             "version": self.version,
             "state": self.state(),
+            "twins": self.starts.are_two(SystemTime::now()),
             "silent-seconds": self.silent_for().as_secs_f64(),
             "epoch": self.position.as_ref().map(|position| position.epoch),
             "position": self.position.as_ref().map(WirePosition::to_json),
@@ -170,6 +174,7 @@ impl Replicas {
             remote_ip: None,
             serial: held,
             held,
+            starts: Starts::default(),
             files: None,
             requests: 0,
             streams: 0,
@@ -189,8 +194,15 @@ impl Replicas {
         let filter = request.parameter(wire::REPLICATE_PARAMETER);
         replica.replicate = filter.and_then(|text| Filter::of_wire(text).ok());
         replica.refusal = None;
+        if replica.starts.meet(request.headers.get(wire::START), held, now) {
+            log::warn!(
+                "two replicas take turns under the uuid {uuid}, now from {}: one is a copy of the other; make it anew \
+                 with init",
+                replica.remote_ip.as_deref().unwrap_or("a socket")
+            );
+        }
         replica.serial = held;
-        replica.held = held;
+        replica.held = replica.starts.all_have(held, now);
         replica.files = files_of(request);
         replica.requests += 1;
         replica.last_request = now;

@@ -82,6 +82,9 @@ pub const REPLICATE: &str = "X-TWINPI-REPLICATE";
 /// How far a replica's files have come, on its requests: `SERIAL:MISSING`.
 pub const FILES: &str = "X-TWINPI-FILES";
 
+/// What a start of a replica calls itself, on its polls.
+pub const START: &str = "X-TWINPI-START";
+
 /// How many files a master has lost, on answers to polls, when there are any.
 pub const LOST: &str = "X-TWINPI-LOST";
 /// The path of the list of them.
