@@ -176,6 +176,12 @@ pub fn serve(config: Config) -> Result<()> {
     announce(&config, &info, &server);
     let end = wait(&ended);
     control.stop();
+    // What waits to learn whether this node was replaced must not be answered for when nobody can tell it any more.
+    if let (Node::Master { .. }, true) =
+        (&app.node, matches!(end, End::Change(_)) || store.doubt().is_open())
+    {
+        store.doubt().retire();
+    }
     match (&end, &app.node) {
         // Whatever waits for the former master waits for nothing.
         (End::Change(_), Node::Replica(replica)) => {

@@ -220,7 +220,7 @@ impl Writer {
     /// store is at then: the new one, or the old one if nothing changed. If `change` fails, nothing happened.
     ///
     /// # Errors
-    /// Those of `change`; `Kind::Unavailable` if another node was promoted; `Kind::Internal` if the disk or the
+    /// Those of `change`; `Kind::Unavailable` if another node was promoted or this one retires; `Kind::Internal` if the disk or the
     /// database fails.
     pub fn write<T>(
         &self,
@@ -241,6 +241,7 @@ impl Writer {
         self.store.doubt.settle();
         let done = self.commit(ticket, change)?;
         self.store.doubt.settle();
+        self.store.doubt.check()?;
         match self.store.fence() {
             Some(fence) => Err(fence.too_late(done.1)),
             None => Ok(done),
@@ -256,6 +257,7 @@ impl Writer {
         if let Some(fence) = self.store.fence() {
             return Err(fence.refusal());
         }
+        self.store.doubt.check()?;
         let sql = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let last = changelog::position(&sql)?;
         let base = last.map(|p| p.serial);

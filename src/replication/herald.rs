@@ -3,9 +3,10 @@
 //! An old master that comes back takes writes until it learns of the new one. So the new one does not wait to be met:
 //! it knocks until the old one opens. What is told is a part of the address, which the proof covers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -132,12 +133,21 @@ pub(super) fn take_over(
     epoch: u64,
     outside_url: Option<&str>,
 ) -> Result<()> {
-    if !matches!(link.known().state, State::Following | State::CatchingUp) {
+    // One whose connection broke just now may be well. With one of another history there is nothing to share.
+    let state = link.known().state;
+    let may_yield = [State::Starting, State::Following, State::CatchingUp, State::Unreachable];
+    if !may_yield.contains(&state) {
         return Ok(());
     }
     let timeouts = Timeouts { connect: HANDOVER_ASK, response_head: HANDOVER_ASK, per_read: ASK };
     let target = target(epoch, NO_TIMELINE, outside_url);
-    let answer = match link.ask("POST", &target, &[], timeouts) {
+    let (ask, begun) = (|| link.ask("POST", &target, &[], timeouts), Instant::now());
+    // The connection that was kept may be a broken one.
+    let answer = ask().or_else(|error| match begun.elapsed() < HANDOVER_ASK / 2 {
+        true => ask(),
+        false => Err(error),
+    });
+    let answer = match answer {
         Ok(answer) if answer.headers.has(wire::TWINPI_VERSION) => answer,
         Ok(answer) => {
             log::info!("the master is another program, and is not told that it is replaced");
@@ -187,7 +197,7 @@ struct Run {
 impl Run {
     fn run(mut self) {
         let mut pause = PAUSES.0;
-        let mut said = String::new();
+        let mut said = BTreeMap::new();
         while !self.left.is_empty() && !self.stop.is_set() {
             let mut is_self_only = true;
             for link in std::mem::take(&mut self.left) {
@@ -205,11 +215,11 @@ impl Run {
                     ),
                     Told::No(why) => {
                         is_self_only = false;
-                        if why != said {
+                        if said.get(link.url()) != Some(&why) {
                             log::info!(
                                 "the former master cannot be told that it is replaced: {why}"
                             );
-                            said = why;
+                            said.insert(link.url().to_owned(), why);
                         }
                         self.left.push(link);
                     }

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::deadline::Deadline;
+use crate::error::{Error, Kind, Result};
 use crate::sync::{Condvar, Mutex, lock, wait_timeout};
 
 /// The local value of a master that ever had replicas: who never had any was not replaced by one.
@@ -18,6 +19,10 @@ pub const PULSE: Duration = Duration::from_millis(250);
 const STILL: Duration = Duration::from_millis(1500);
 /// How long changes wait then: longer than the longest pause of a herald.
 const PATIENCE: Duration = Duration::from_millis(1400);
+
+/// What is said to whoever changes something just then.
+const RETIRED: &str =
+    "this node stops being the master; nothing is known of what becomes of the request, try again";
 
 /// The doubt of one node.
 #[derive(Default)]
@@ -33,6 +38,8 @@ struct State {
     /// Until when changes wait.
     until: Option<Deadline>,
     is_over: bool,
+    /// Nothing is answered for any more.
+    is_retired: bool,
 }
 
 impl State {
@@ -78,6 +85,31 @@ impl Doubt {
         }
     }
 
+    /// Says that this node stops being the master, or stops before it knows whether it still is: whoever is under way is
+    /// refused.
+    pub fn retire(&self) {
+        let mut state = lock(&self.state);
+        (state.is_over, state.is_retired) = (true, true);
+        self.changed.notify_all();
+    }
+
+    /// Whether changes wait at this moment.
+    pub fn is_open(&self) -> bool {
+        let state = lock(&self.state);
+        state.until.is_some_and(|until| !until.is_past()) && !state.is_over
+    }
+
+    /// Refuses what is under way on a node that retired.
+    ///
+    /// # Errors
+    /// `Kind::Unavailable` if it did.
+    pub fn check(&self) -> Result<()> {
+        match lock(&self.state).is_retired {
+            true => Err(Error::new(Kind::Unavailable, RETIRED)),
+            false => Ok(()),
+        }
+    }
+
     /// Ends all waits, now and later: it is known that this node was replaced, or it stops.
     pub fn end(&self) {
         lock(&self.state).is_over = true;
@@ -89,27 +121,33 @@ impl Doubt {
 mod tests {
     use super::*;
 
-    fn waits(doubt: &Doubt) -> bool {
-        let state = lock(&doubt.state);
-        state.until.is_some_and(|until| !until.is_past()) && !state.is_over
-    }
-
     #[test]
     fn who_came_late_doubts_for_a_moment() {
         let doubt = Doubt::default();
         doubt.pulse();
         doubt.settle();
-        assert!(!waits(&doubt), "nobody looks");
+        assert!(!doubt.is_open(), "nobody looks");
         doubt.arm(false);
         doubt.pulse();
-        assert!(!waits(&doubt));
+        assert!(!doubt.is_open());
         let (now, clock) = (Instant::now(), SystemTime::now());
         lock(&doubt.state).look((now + STILL / 2, clock + STILL / 2));
-        assert!(!waits(&doubt), "a little late");
+        assert!(!doubt.is_open(), "a little late");
         lock(&doubt.state).look((now + STILL * 2, clock + STILL / 2));
-        assert!(waits(&doubt), "late");
+        assert!(doubt.is_open(), "late");
         doubt.end();
-        assert!(!waits(&doubt));
+        assert!(!doubt.is_open());
+    }
+
+    #[test]
+    fn whoever_waits_when_the_node_retires_is_refused() {
+        let doubt = Doubt::default();
+        doubt.arm(true);
+        assert!(doubt.check().is_ok() && doubt.is_open());
+        doubt.retire();
+        doubt.settle();
+        assert_eq!(doubt.check().expect_err("refused").kind, Kind::Unavailable);
+        assert!(!doubt.is_open());
     }
 
     #[test]
@@ -118,12 +156,12 @@ mod tests {
         doubt.arm(false);
         let (now, clock) = (Instant::now(), SystemTime::now());
         lock(&doubt.state).look((now, clock - Duration::from_secs(60)));
-        assert!(!waits(&doubt), "it was set back");
+        assert!(!doubt.is_open(), "it was set back");
         lock(&doubt.state).look((now, clock));
-        assert!(waits(&doubt));
+        assert!(doubt.is_open());
         let begun = Instant::now();
         doubt.settle();
         assert!(PATIENCE / 2 < begun.elapsed());
-        assert!(!waits(&doubt));
+        assert!(!doubt.is_open());
     }
 }
