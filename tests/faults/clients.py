@@ -46,8 +46,6 @@ class Worker(threading.Thread):
         self.source, self.target = f"{USER}/dev{number}", f"{USER}/prod{number}"
         self.over, self.hold, self.idle = threading.Event(), threading.Event(), threading.Event()
         self.count = 0
-        # The serial that each node showed last.
-        self.serials: dict[str, int] = {}
         self.full = threading.Event()
 
     def run(self):
@@ -99,6 +97,7 @@ class Worker(threading.Thread):
                 continue
             if answer.status in OK:
                 outcome = "ok"
+                self.history.answered(answer.serial)
                 break
             if answer.status in REFUSALS:
                 # An attempt before may still be on its way.
@@ -115,6 +114,7 @@ class Worker(threading.Thread):
 
     def read(self, node: Node, path: str, accept: str):
         """Reads; `None` if the node or the way to it is not there just now."""
+        asked = self.history.rewinds[node.name]
         try:
             with self.client(node) as client:
                 answer = client.ask("GET", path, headers={"Accept": accept})
@@ -125,14 +125,11 @@ class Worker(threading.Thread):
         # That something is not there is the word of the master, with the master's serial.
         is_own = answer.headers["X-DEVPI-PROXY"] is None
         if answer.status == 200 and is_own and (serial := answer.headers["X-DEVPI-SERIAL"]) is not None:
-            self.ordered(node, int(serial))
+            self.history.checked("Ordered")
+            before = self.history.ordered(self.name, node.name, int(serial), asked)
+            if int(serial) < before:
+                self.history.violated("Ordered", f"{node.name} went from serial {before} to {serial}")
         return answer
-
-    def ordered(self, node: Node, serial: int):
-        self.history.checked("Ordered")
-        if serial < self.serials.get(node.name, -1):
-            self.history.violated("Ordered", f"{node.name} went from serial {self.serials[node.name]} to {serial}")
-        self.serials[node.name] = serial
 
     # Changes
 

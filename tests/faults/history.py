@@ -67,6 +67,33 @@ class History:
         self.operations: Counter[tuple[str, str]] = Counter()
         self.checks: Counter[str] = Counter()
         self.violations: list[str] = []
+        # The highest serial of an answer that said that a change stands.
+        self.acknowledged = -1
+        # The serial that each node showed to each client last.
+        self.serials: dict[tuple[str, str], int] = {}
+        self.rewinds: Counter[str] = Counter()
+
+    def answered(self, serial: int):
+        with self.lock:
+            self.acknowledged = max(self.acknowledged, serial)
+
+    def ordered(self, client: str, node: str, serial: int, asked: int) -> int:
+        """Notes a serial that a node showed; gives the one before. What was asked for before a node was taken back by a
+        command does not count."""
+        with self.lock:
+            if asked != self.rewinds[node]:
+                return -1
+            before = self.serials.get((client, node), -1)
+            self.serials[client, node] = serial
+            return before
+
+    def rewound(self, node: str):
+        """A command took back what only this node had."""
+        with self.lock:
+            self.rewinds[node] += 1
+            for client, name in list(self.serials):
+                if name == node:
+                    del self.serials[client, name]
 
     def slot(self, key: tuple) -> Slot:
         with self.lock:

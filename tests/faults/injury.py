@@ -36,6 +36,10 @@ class Injuries:
             self.kill_two: 1,
         }
 
+    def promote(self, succession):
+        """Other nodes become the master, too."""
+        self.kinds |= {succession.fail_over: 2, succession.switch: 2}
+
     def one(self):
         kind = self.random.choices(list(self.kinds), list(self.kinds.values()))[0]
         kind()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A master, three replicas and a replica of a replica under random faults, with clients that change and read.
 
-usage: tests/faults/torture.py [--minutes N] [--seed N] [--clients N] [--tree yes|no] [--keep]
+usage: tests/faults/torture.py [--minutes N] [--seed N] [--clients N] [--tree yes|no] [--promotions yes|no] [--keep]
 
 Faults and operations are drawn from the seed, which is printed; when each happens depends on the machine too, so the
 same seed gives the same faults in the same order and not the same run to the microsecond. Every 30 seconds or so
@@ -32,6 +32,7 @@ from injury import Injuries  # noqa: E402
 from nodes import Failed, Node, make_secret  # noqa: E402
 from proxy import Proxy  # noqa: E402
 from quiet import Quiet  # noqa: E402
+from succession import Succession  # noqa: E402
 
 QUIET_EVERY = 30
 HOLD_SECONDS = 150
@@ -44,22 +45,28 @@ class Torture:
         self.history = History()
         secret = make_secret(binary, folder)
         extra = ["--proxy-timeout", "8"]
-        self.master = Node("master", folder, binary, secret=secret, extra=extra)
-        self.nodes, self.proxies = [self.master], []
+        self.nodes, self.proxies = [Node("master", folder, binary, secret=secret, extra=extra)], []
         for number in range(1, options.replicas + 1):
             self.follow(f"replica{number}", self.master)
         if options.tree:
             self.follow("chained", self.nodes[1])
         self.injuries = Injuries(self.nodes, self.proxies, options.seed, self.history)
+        if options.promotions:
+            self.injuries.promote(Succession(self.nodes, self.proxies, self.history, self.injuries.done, options.seed))
         self.quiet = Quiet(self.nodes, self.history)
         self.workers: list[Worker] = []
+
+    @property
+    def master(self) -> Node:
+        """Whoever it is at the moment."""
+        return self.nodes[0]
 
     def follow(self, name: str, master: Node):
         """A replica whose way to its master goes through a proxy."""
         proxy = Proxy(master.port, self.options.seed + len(self.proxies))
         self.proxies.append(proxy)
         node = Node(name, master.folder, master.binary, role="replica", master=master, secret=master.secret)
-        node.master_url, node.extra = proxy.url, list(master.extra)
+        node.master_url, node.extra, node.way = proxy.url, list(master.extra), proxy
         self.nodes.append(node)
 
     def run(self):
@@ -114,7 +121,7 @@ class Torture:
         for worker in self.workers:
             worker.join(HOLD_SECONDS)
         self.quiet.settle()
-        for node in reversed(self.nodes):
+        for node in sorted(self.nodes, key=depth, reverse=True):
             if (status := node.stop()) != 0:
                 self.history.violated("Node", f"{node.name} ended with {status}")
         self.quiet.check_logs()
@@ -138,6 +145,11 @@ class Torture:
             print(f"  {violation}")
 
 
+def depth(node: Node) -> int:
+    """How many nodes stand between a node and what it holds, itself counted."""
+    return 0 if node.master is None else 1 + depth(node.master)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20)
@@ -145,9 +157,10 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--tree", choices=["yes", "no"], default="yes", help="with a replica of a replica")
+    parser.add_argument("--promotions", choices=["yes", "no"], default="yes", help="with other nodes becoming the master")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     options = parser.parse_args()
-    options.tree = options.tree == "yes"
+    options.tree, options.promotions = options.tree == "yes", options.promotions == "yes"
     options.seed = random.randrange(1 << 32) if options.seed is None else options.seed
     binary = Path(os.environ.get("TWINPI_BINARY") or ROOT / "target/release/twinpi").absolute()
     folder = Path(tempfile.mkdtemp(prefix="twinpi-torture-"))
