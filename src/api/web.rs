@@ -2,6 +2,7 @@
 
 mod browse;
 mod changes;
+mod facts;
 mod search;
 mod version;
 

@@ -130,15 +130,23 @@ impl Default for Descriptions {
 }
 
 impl Descriptions {
+    /// Whether the description was rendered before.
+    pub fn has(&self, text: &str, content_type: &str) -> bool {
+        self.kept.peek(&key(text, Notation::of(content_type))).is_some()
+    }
+
     /// The description rendered now or before; who asks for the same at the same time waits for the first.
     pub fn get(&self, text: &str, content_type: &str) -> Arc<Rendered> {
         let notation = Notation::of(content_type);
-        let key = format!("{notation:?} {}", Digest::of(text.as_bytes()).hex());
         let made = || Ok::<_, std::convert::Infallible>(Arc::new(render(text, notation)));
-        match self.kept.get_or_insert_with(&*key, made) {
+        match self.kept.get_or_insert_with(&*key(text, notation), made) {
             Ok(rendered) => rendered,
         }
     }
+}
+
+fn key(text: &str, notation: Notation) -> String {
+    format!("{notation:?} {}", Digest::of(text.as_bytes()).hex())
 }
 
 #[cfg(test)]

@@ -4,15 +4,15 @@ use maud::{Markup, html};
 
 use super::assets::Asset;
 use super::commands;
-use super::layout::{Page, Place, crumbs, draw};
+use super::layout::{Page, Paging, Place, crumbs, draw};
 
 /// A file of a version.
 #[derive(Clone, Debug, Default)]
 pub struct File {
     /// Its name.
     pub name: String,
-    /// Its address at this server, below the root, beginning with a slash.
-    pub address: String,
+    /// Its path below the root of this server.
+    pub path: String,
     /// What it is, in a word or two.
     pub kind: String,
     /// For which Python it is, as its name says.
@@ -62,8 +62,11 @@ pub struct Outside {
     pub address: String,
 }
 
+/// Words in groups, each with a name that may be empty.
+pub type Groups = Vec<(String, Vec<String>)>;
+
 /// What the page shows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct VersionPage {
     /// `user/index`
     pub index: String,
@@ -77,12 +80,14 @@ pub struct VersionPage {
     pub summary: String,
     /// Facts in order: name and text.
     pub facts: Vec<(&'static str, String)>,
-    /// Lists of words: name and words.
-    pub lists: Vec<(&'static str, Vec<String>)>,
+    /// Lists of words, by name.
+    pub lists: Vec<(&'static str, Groups)>,
     /// Links out.
     pub links: Vec<Outside>,
-    /// Its files.
+    /// Its files, as far as they are on this page.
     pub files: Vec<File>,
+    /// Which part of all files that is.
+    pub paging: Paging,
     /// Whether it has documentation.
     pub has_docs: bool,
     /// The description, safe as it is.
@@ -142,10 +147,14 @@ fn aside(place: &Place, shown: &VersionPage, parts: &[&str]) -> Markup {
                 dd { ul.plain { @for link in &shown.links { li { (outside(link)) } } } }
             }
         }
-        @for (name, words) in &shown.lists {
-            details open[words.len() < 8] {
-                summary { (name) " " span.quiet { "(" (words.len()) ")" } }
-                ul { @for word in words { li { (word) } } }
+        @for (name, groups) in &shown.lists {
+            @let count: usize = groups.iter().map(|(_, words)| words.len()).sum();
+            details open[count < 8] {
+                summary { (name) " " span.quiet { "(" (count) ")" } }
+                @for (group, words) in groups {
+                    @if !group.is_empty() { p.quiet { (group) } }
+                    ul { @for word in words { li { (word) } } }
+                }
             }
         }
     }
@@ -170,7 +179,7 @@ fn files(place: &Place, shown: &VersionPage, parts: &[&str]) -> Markup {
         @for file in &shown.files {
             article.card.file {
                 h3 {
-                    a href={ (place.root) (file.address) } { (file.name) }
+                    a href=(place.link(&file.path.split('/').collect::<Vec<_>>())) { (file.name) }
                     @if file.yanked.is_some() { " " span.tag.warn { "yanked" } }
                 }
                 p.quiet {
@@ -201,6 +210,7 @@ fn files(place: &Place, shown: &VersionPage, parts: &[&str]) -> Markup {
                 }
             }
         }
+        (shown.paging.draw(|page| place.link_with(parts, &[("page", page)])))
     }
 }
 
@@ -280,7 +290,7 @@ mod tests {
         let result = ResultLine { name: EVIL.into(), label: EVIL.into(), ..ResultLine::default() };
         let file = File {
             name: EVIL.into(),
-            address: "/a/b".into(),
+            path: "a/b".into(),
             kind: EVIL.into(),
             python: EVIL.into(),
             sha256: EVIL.into(),
@@ -297,9 +307,10 @@ mod tests {
             newer: Some(EVIL.into()),
             summary: EVIL.into(),
             facts: vec![("A", EVIL.into())],
-            lists: vec![("B", vec![EVIL.into()])],
+            lists: vec![("B", vec![(EVIL.into(), vec![EVIL.into()])])],
             links: vec![Outside { label: EVIL.into(), address: format!("https://h/{EVIL}") }],
             files: vec![file],
+            paging: Paging::new(1, 1, 1),
             has_docs: true,
             description: html! { (EVIL) },
             note: Some(EVIL.into()),

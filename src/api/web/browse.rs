@@ -32,7 +32,7 @@ const PROJECTS: usize = 100;
 const VERSIONS: usize = 50;
 
 /// The page of a long list that a request asks for.
-fn asked(request: &Request) -> Result<usize> {
+pub(super) fn asked(request: &Request) -> Result<usize> {
     Ok(usize::try_from(ask::number(request, "page")?.unwrap_or(1)).unwrap_or(usize::MAX))
 }
 

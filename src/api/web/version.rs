@@ -1,5 +1,6 @@
 //! Versions and test results as pages.
 
+use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::Arc;
 
@@ -8,12 +9,13 @@ use maud::{PreEscaped, html};
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::response::{Reply, Response};
-use crate::model::index::Index;
+use crate::model::acl::Identity;
+use crate::model::index::{self, Index};
 use crate::model::overview;
 use crate::model::release::{self, Rel, ReleaseLink};
-use crate::model::walk::Share;
 use crate::model::{links, results, time};
 use crate::names::{IndexName, ProjectName, Version};
+use crate::pages::layout::Paging;
 use crate::pages::results::{self as draw_results, Of, TestResult};
 use crate::pages::version::{Event, File, Outside, ResultLine, VersionPage, page};
 use crate::store::codec::Value;
@@ -21,18 +23,23 @@ use crate::store::key;
 use crate::store::record::{Dict, Link};
 use crate::store::txn::{Read, ReadTxn};
 
+use super::super::access::Reading;
 use super::super::mirrored::{self, Mirrored};
 use super::super::route::ResultsOf;
 use super::super::{App, docs, simple};
-use super::browse::upstream_page;
-use super::{place, reader, remote, respond};
+use super::browse::{self, upstream_page};
+use super::{facts, place, reader, remote, respond};
 
 /// Test results that are read for one page.
 const RESULTS_READ_MAX: usize = 30;
 /// Test results of one file on the page of a version.
 const RESULTS_SHOWN: usize = 6;
-/// Files on one page; real releases have some hundred at most.
-const FILES_MAX: usize = 500;
+/// Files on one page.
+const FILES: usize = 100;
+/// Descriptions up to this length are rendered at once; longer ones on a thread that may take its time.
+const SHORT_BYTES: usize = 64 << 10;
+/// The longest test result that is read where several are shown, in bytes.
+const GLANCE_BYTES_MAX: u64 = 256 << 10;
 /// Things that happened to one file, in its history.
 const EVENTS_MAX: usize = 20;
 
@@ -51,33 +58,99 @@ pub fn show(
         return Ok(Reply::Now(redirect));
     }
     let (name, project) = (name.clone(), ProjectName::new(spelling));
-    mirrored::answer(app, request, &name.clone(), project.clone(), move |app, request, mirrors| {
-        draw(app, request, (&name, &project, &version), mirrors)
-    })
+    if index::require(&app.store.read()?, &name)?.is_mirror() {
+        return mirrored::answer(
+            app,
+            request,
+            &name.clone(),
+            project.clone(),
+            move |app, request, mirrors| {
+                draw_mirrored(app, request, (&name, &project, &version), mirrors)
+            },
+        );
+    }
+    if let Some(response) = draw(app, &request, (&name, &project, &version), false)? {
+        return Ok(Reply::Now(response));
+    }
+    Ok(remote(app, request, move |app, request| {
+        let drawn = draw(app, request, (&name, &project, &version), true)?;
+        drawn.ok_or_else(|| Error::internal("a page that may take its time was not drawn"))
+    }))
 }
 
+fn no_version(name: &IndexName, project: &ProjectName, asked: &str) -> Error {
+    let text = format!("The version {asked} of project {project} does not exist on {name}.");
+    Error::not_found(text)
+}
+
+/// The page of a version that a stage holds; none if its description takes longer to render than this thread may.
 fn draw(
+    app: &App,
+    request: &Request,
+    (name, project, asked): (&IndexName, &ProjectName, &str),
+    has_time: bool,
+) -> Result<Option<Response>> {
+    let who = reader(app, request)?;
+    let page_asked = browse::asked(request)?;
+    let txn = app.read_index(request, name)?.txn;
+    let versions = release::versions(&txn, name, project)?;
+    let version = meant(&versions, asked).ok_or_else(|| no_version(name, project, asked))?;
+    let record = txn.get(&key::Release(name, project, version))?.unwrap_or_default();
+    let (written, notation) = description(&record);
+    let is_long = SHORT_BYTES < written.len() && !app.descriptions.has(written, notation);
+    if is_long && !has_time {
+        return Ok(None);
+    }
+    let held = release::links(&record);
+    let files: Vec<_> = held.iter().filter(|link| link.is(Rel::ReleaseFile)).collect();
+    let paging = Paging::new(page_asked, files.len(), FILES);
+    let files = files_of(app, &txn, (name, project, &who), &held, &files[paging.range()])?;
+    let serial = txn.serial();
+    drop(txn);
+    let rendered = (!written.is_empty()).then(|| app.descriptions.get(written, notation));
+    let shown = VersionPage {
+        index: name.to_string(),
+        project: project.to_string(),
+        version: version.to_string(),
+        newer: newer(&versions, version),
+        summary: facts::summary(&record),
+        facts: facts::facts(&record),
+        lists: facts::lists(&record),
+        links: facts::outside(&record),
+        files,
+        paging,
+        has_docs: held.iter().any(|link| link.is(Rel::DocZip)),
+        note: rendered.as_ref().and_then(|rendered| rendered.note).map(str::to_owned),
+        description: match rendered {
+            // Made safe by whoever made it.
+            Some(rendered) => PreEscaped(rendered.html.clone()),
+            None => html! { p.quiet { "None was given." } },
+        },
+    };
+    Ok(Some(respond(200, serial, page(&place(app, request, &who), &shown))))
+}
+
+/// The description and what it is written in.
+fn description(record: &Dict) -> (&str, &str) {
+    let text = |name: &str| record.text(name).unwrap_or_default();
+    match text("description") {
+        written if matches!(written.trim(), "" | "UNKNOWN") => ("", ""),
+        written => (written, text("description_content_type")),
+    }
+}
+
+/// The page of a version that a mirror knows.
+fn draw_mirrored(
     app: &App,
     request: &Request,
     (name, project, asked): (&IndexName, &ProjectName, &str),
     mirrors: &Mirrored,
 ) -> Result<Response> {
     let who = reader(app, request)?;
-    let (txn, walk) = mirrored::walk(app, request, name, project)?;
-    let absent = || {
-        mirrors.absence(Error::not_found(format!(
-            "The version {asked} of project {project} does not exist on {name}."
-        )))
-    };
-    // Only what the index itself has; mirrors come last in the order even if they were asked for.
-    let part = walk.parts.into_iter().find(|part| part.index.name == *name).ok_or_else(absent)?;
-    let mut shown = match part.share {
-        Share::Holds => of_stage(app, &txn, &part.index, project, asked)?,
-        Share::Mirror => of_mirror(&txn, &part.index, project, asked)?,
-        _ => None,
-    }
-    .ok_or_else(absent)?;
-    (shown.index, shown.project) = (name.to_string(), project.to_string());
+    let page_asked = browse::asked(request)?;
+    let Reading { txn, index, .. } = app.read_index(request, name)?;
+    let absent = || mirrors.absence(no_version(name, project, asked));
+    let shown = of_mirror(&txn, &index, project, (asked, page_asked))?.ok_or_else(absent)?;
     let serial = txn.serial();
     drop(txn);
     Ok(respond(200, serial, page(&place(app, request, &who), &shown)))
@@ -98,66 +171,46 @@ fn newer(versions: &[Version], shown: &Version) -> Option<String> {
     (shown.sort_key() < newest.sort_key()).then(|| newest.to_string())
 }
 
-fn of_stage(
+fn files_of(
     app: &App,
     txn: &ReadTxn,
-    index: &Index,
-    project: &ProjectName,
-    asked: &str,
-) -> Result<Option<VersionPage>> {
-    let versions = release::versions(txn, &index.name, project)?;
-    let Some(version) = meant(&versions, asked) else { return Ok(None) };
-    let record = txn.get(&key::Release(&index.name, project, version))?.unwrap_or_default();
-    let held = release::links(&record);
-    let text = |name: &str| record.text(name).unwrap_or_default().to_owned();
+    (index, project, who): (&IndexName, &ProjectName, &Identity),
+    held: &[ReleaseLink],
+    shown: &[&ReleaseLink],
+) -> Result<Vec<File>> {
     let (mut files, mut read) = (Vec::new(), 0);
-    let yanked = txn.get(&key::SimpleLinks(&index.name, project))?.unwrap_or_default().links;
-    for link in held.iter().filter(|link| link.is(Rel::ReleaseFile)).take(FILES_MAX) {
+    let offered = txn.get(&key::SimpleLinks(index, project))?.unwrap_or_default().links;
+    let mut readable = Readable { app, txn, who, known: HashMap::new() };
+    for link in shown {
         let mut file = file_of(app, txn, link)?;
-        let simple = yanked.iter().find(|simple| simple.path() == link.path());
+        let simple = offered.iter().find(|simple| simple.path() == link.path());
         file.yanked = simple.and_then(why_yanked);
-        for result in results_of(&held, link).into_iter().take(RESULTS_SHOWN) {
+        file.history = history(&mut readable, link)?;
+        for result in results_of(held, link).into_iter().take(RESULTS_SHOWN) {
             read += 1;
             file.results.extend(result_lines(app, result, read <= RESULTS_READ_MAX)?);
         }
         files.push(file);
     }
-    let (written, notation) = (text("description"), text("description_content_type"));
-    let rendered = (!written.trim().is_empty()).then(|| app.descriptions.get(&written, &notation));
-    Ok(Some(VersionPage {
-        version: version.to_string(),
-        newer: newer(&versions, version),
-        summary: text("summary"),
-        facts: facts(&record),
-        lists: lists(&record),
-        links: outside(&record),
-        files,
-        has_docs: held.iter().any(|link| link.is(Rel::DocZip)),
-        note: rendered.as_ref().and_then(|rendered| rendered.note).map(str::to_owned),
-        description: match rendered {
-            // Made safe by whoever made it.
-            Some(rendered) => PreEscaped(rendered.html.clone()),
-            None => html! { p.quiet { "None was given." } },
-        },
-        ..VersionPage::default()
-    }))
+    Ok(files)
 }
 
 fn of_mirror(
     txn: &ReadTxn,
     index: &Index,
     project: &ProjectName,
-    asked: &str,
+    (asked, page_asked): (&str, usize),
 ) -> Result<Option<VersionPage>> {
     let held = links::mirrored_versions(txn, index, project)?;
     let versions: Vec<Version> = held.iter().map(|held| held.version.clone()).collect();
     let Some(version) = meant(&versions, asked) else { return Ok(None) };
     let Some(found) = held.iter().find(|held| held.version == *version) else { return Ok(None) };
     let mut files = Vec::new();
-    for link in found.links.iter().take(FILES_MAX) {
+    let paging = Paging::new(page_asked, found.links.len(), FILES);
+    for link in &found.links[paging.range()] {
         let path = release::file_path(link.path())?;
         let record = txn.get(&key::File(&path))?.unwrap_or_default();
-        let mut file = named(&link.name, format!("/{}", link.path()));
+        let mut file = named(&link.name, link.path());
         file.size_bytes = record.integer("size").and_then(|size| u64::try_from(size).ok());
         file.uploaded = overview::upload_time(txn, &path)?.unwrap_or_default();
         file.yanked = why_yanked(link);
@@ -171,13 +224,19 @@ fn of_mirror(
     let links = upstream_page(index, project)
         .map(|address| Outside { label: "Page at the upstream".to_owned(), address });
     Ok(Some(VersionPage {
+        index: index.name.to_string(),
+        project: project.to_string(),
         version: version.to_string(),
         newer: newer(&versions, version),
+        paging,
         facts: facts.into_iter().collect(),
         links: links.into_iter().collect(),
         files,
         description: html! { p.quiet { "Mirrors know the files of a project, not its description." } },
-        ..VersionPage::default()
+        summary: String::new(),
+        lists: Vec::new(),
+        has_docs: false,
+        note: None,
     }))
 }
 
@@ -190,7 +249,7 @@ fn why_yanked(link: &Link) -> Option<String> {
 }
 
 /// What a file's name tells of it.
-fn named(name: &str, address: String) -> File {
+fn named(name: &str, path: &str) -> File {
     let (kind, python) = match name.strip_suffix(".whl") {
         Some(stem) => {
             let tags: Vec<&str> = stem.rsplitn(4, '-').collect();
@@ -205,37 +264,66 @@ fn named(name: &str, address: String) -> File {
         }
         None => ("File", String::new()),
     };
-    File { name: name.to_owned(), address, kind: kind.to_owned(), python, ..File::default() }
+    File {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        kind: kind.to_owned(),
+        python,
+        ..File::default()
+    }
 }
 
 fn file_of(app: &App, txn: &ReadTxn, link: &ReleaseLink) -> Result<File> {
     let path = release::file_path(link.path())?;
     let record = txn.get(&key::File(&path))?.unwrap_or_default();
-    let mut file = named(link.name(), format!("/{}", link.path()));
+    let mut file = named(link.name(), link.path());
     let told = record.integer("size").and_then(|size| u64::try_from(size).ok());
     file.size_bytes = told.or_else(|| app.store.blobs().size(&path));
     file.uploaded = overview::upload_time(txn, &path)?.unwrap_or_default();
     let hash = link.0.text("hash_spec").and_then(|spec| spec.strip_prefix("sha256="));
     file.sha256 = hash.unwrap_or_default().to_owned();
-    file.history = history(link);
     Ok(file)
 }
 
-/// What is noted of a link, the latest first.
-fn history(link: &ReleaseLink) -> Vec<Event> {
-    let logs = link.0.items("_log").iter().rev().cloned().filter_map(Dict::from_value);
-    logs.take(EVENTS_MAX).map(event).collect()
+/// Which indexes the reader may know of.
+struct Readable<'a> {
+    app: &'a App,
+    txn: &'a ReadTxn,
+    who: &'a Identity,
+    known: HashMap<String, bool>,
 }
 
-fn event(log: Dict) -> Event {
+impl Readable<'_> {
+    /// ` to NAME` and the like, if the reader may know of the index.
+    fn named(&mut self, word: &str, name: Option<&str>) -> Result<String> {
+        let Some(name) = name else { return Ok(String::new()) };
+        let may_know = match self.known.get(name) {
+            Some(known) => *known,
+            None => {
+                let parsed = IndexName::parse(name).ok();
+                let index = parsed.map(|name| index::find(self.txn, &name)).transpose()?.flatten();
+                let may_know = index.is_some_and(|index| self.app.may_read(self.who, &index));
+                self.known.insert(name.to_owned(), may_know);
+                may_know
+            }
+        };
+        Ok(if may_know { format!(" {word} {name}") } else { String::new() })
+    }
+}
+
+/// What is noted of a link, the latest first. Indexes that the reader may not read are not named.
+fn history(readable: &mut Readable<'_>, link: &ReleaseLink) -> Result<Vec<Event>> {
+    let logs = link.0.items("_log").iter().rev().cloned().filter_map(Dict::from_value);
+    logs.take(EVENTS_MAX).map(|log| event(readable, &log)).collect()
+}
+
+fn event(readable: &mut Readable<'_>, log: &Dict) -> Result<Event> {
     let who = log.text("who").map(|who| format!(" by {who}")).unwrap_or_default();
-    let to = log.text("dst").map(|to| format!(" to {to}")).unwrap_or_default();
+    let from = readable.named("from", log.text("src"))?;
+    let to = readable.named("to", log.text("dst"))?;
     let text = match log.text("what") {
         Some("upload") => format!("Uploaded{who}{to}"),
-        Some("push") => {
-            let from = log.text("src").map(|from| format!(" from {from}")).unwrap_or_default();
-            format!("Pushed{who}{from}{to}")
-        }
+        Some("push") => format!("Pushed{who}{from}{to}"),
         Some("overwrite") => match log.integer("count") {
             Some(1) => "Replaced once before".to_owned(),
             Some(count) => format!("Replaced {count} times before"),
@@ -243,10 +331,12 @@ fn event(log: Dict) -> Event {
         },
         what => format!("{}{who}", what.unwrap_or("Changed")),
     };
-    Event {
-        at: log.get("when").and_then(time::of_six_tuple).map(time::stamp).unwrap_or_default(),
-        text,
-    }
+    Ok(Event { at: moment(log), text })
+}
+
+/// When something was noted.
+fn moment(log: &Dict) -> String {
+    log.get("when").and_then(time::of_six_tuple).map(time::stamp).unwrap_or_default()
 }
 
 /// When and by whom a link came.
@@ -254,7 +344,7 @@ fn came(link: &ReleaseLink) -> (String, String) {
     let mut logs = link.0.items("_log").iter().cloned().filter_map(Dict::from_value);
     let last = logs.next_back().unwrap_or_default();
     let who = last.text("who").unwrap_or_default().to_owned();
-    (event(last).at, who)
+    (moment(&last), who)
 }
 
 /// The test results of a file, newest first.
@@ -269,7 +359,7 @@ fn results_of<'l>(links: &'l [ReleaseLink], file: &ReleaseLink) -> Vec<&'l Relea
 fn result_lines(app: &App, link: &ReleaseLink, reads: bool) -> Result<Vec<ResultLine>> {
     let (at, _) = came(link);
     let name = link.name().to_owned();
-    let environments = if reads { read_result(app, link)? } else { None };
+    let environments = if reads { read_result(app, link, GLANCE_BYTES_MAX)? } else { None };
     Ok(match environments {
         Some(environments) => environments
             .into_iter()
@@ -288,73 +378,19 @@ fn result_lines(app: &App, link: &ReleaseLink, reads: bool) -> Result<Vec<Result
 }
 
 /// A result as it lies on the disk; none if it is not here or cannot be read.
-fn read_result(app: &App, link: &ReleaseLink) -> Result<Option<Vec<results::Environment>>> {
+fn read_result(
+    app: &App,
+    link: &ReleaseLink,
+    bytes_max: u64,
+) -> Result<Option<Vec<results::Environment>>> {
     let path = release::file_path(link.path())?;
     let Some((file, size)) = app.store.blobs().get(&path)? else { return Ok(None) };
-    if results::BYTES_MAX < size {
+    if bytes_max < size {
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    file.take(results::BYTES_MAX).read_to_end(&mut bytes)?;
+    file.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(results::parse(&bytes))
-}
-
-fn facts(record: &Dict) -> Vec<(&'static str, String)> {
-    let text = |name: &str| record.text(name).map(str::trim).unwrap_or_default().to_owned();
-    let person = |name: &str, mail: &str| match (text(name), text(mail)) {
-        (name, mail) if mail.contains('<') || name.is_empty() => {
-            format!("{name} {mail}").trim().to_owned()
-        }
-        (name, mail) if mail.is_empty() => name,
-        (name, mail) => format!("{name} <{mail}>"),
-    };
-    let license = match text("license_expression") {
-        expression if !expression.is_empty() => expression,
-        // Some put the whole text here.
-        _ => text("license").lines().next().unwrap_or_default().to_owned(),
-    };
-    let facts = [
-        ("Author", person("author", "author_email")),
-        ("Maintainer", person("maintainer", "maintainer_email")),
-        ("Licence", license),
-        ("Python", text("requires_python")),
-        ("Keywords", text("keywords")),
-    ];
-    facts.into_iter().filter(|(_, text)| !text.is_empty()).collect()
-}
-
-fn lists(record: &Dict) -> Vec<(&'static str, Vec<String>)> {
-    let lists = [
-        ("Requires", "requires_dist"),
-        ("Extras", "provides_extras"),
-        ("Classifiers", "classifiers"),
-        ("Platforms", "platform"),
-    ];
-    let words = |name: &str| record.texts(name).into_iter().map(str::to_owned).collect::<Vec<_>>();
-    lists
-        .map(|(name, field)| (name, words(field)))
-        .into_iter()
-        .filter(|(_, l)| !l.is_empty())
-        .collect()
-}
-
-fn outside(record: &Dict) -> Vec<Outside> {
-    let mut links: Vec<Outside> = record
-        .texts("project_urls")
-        .into_iter()
-        .map(|url| match url.split_once(',') {
-            Some((label, address)) => (label.trim(), address.trim()),
-            None => (url, url),
-        })
-        .map(|(label, address)| Outside { label: label.to_owned(), address: address.to_owned() })
-        .collect();
-    for (label, field) in [("Homepage", "home_page"), ("Download", "download_url")] {
-        let address = record.text(field).unwrap_or_default().trim();
-        if !address.is_empty() && links.iter().all(|link| link.address != address) {
-            links.push(Outside { label: label.to_owned(), address: address.to_owned() });
-        }
-    }
-    links
 }
 
 /// `GET /U/I/P/V/+toxresults/F` and `.../+toxresults/F/RESULT`
@@ -405,10 +441,11 @@ fn draw_result(
     found: &[ReleaseLink],
 ) -> Result<Response> {
     let who = reader(app, request)?;
+    let bytes_max = if of.result.is_some() { results::BYTES_MAX } else { GLANCE_BYTES_MAX };
     let mut shown = Vec::new();
     for link in found {
         let ((at, who), name) = (came(link), link.name().to_owned());
-        shown.push(TestResult { name, who, at, environments: read_result(app, link)? });
+        shown.push(TestResult { name, who, at, environments: read_result(app, link, bytes_max)? });
     }
     let (index, place) = (name.to_string(), place(app, request, &who));
     let project = ProjectName::new(&of.project);
@@ -452,7 +489,7 @@ mod tests {
             ("p-1.tar.gz", "Source", ""),
             ("p-1.exe", "File", ""),
         ] {
-            let file = named(name, String::new());
+            let file = named(name, "");
             assert_eq!((file.kind.as_str(), file.python.as_str()), (kind, python), "{name}");
         }
     }
