@@ -268,6 +268,8 @@ fn replicate(app: &App, master: &Master, request: &Request, route: &Route) -> Re
         Route::Changelog { serial, onwards } => {
             return master.changelog(request, *serial, *onwards);
         }
+        Route::Snapshot => return master.snapshot(request),
+        Route::SnapshotPiece(id, number) => master.snapshot_piece(request, id, *number),
         Route::Position(serial) => master.position(request, *serial),
         // A replica has nothing that could be fenced.
         Route::Fence if matches!(app.node, Node::Master { .. }) => master.fence(request),

@@ -115,6 +115,8 @@ pub struct Config {
     pub file_replication_skip_indexes: Vec<String>,
     /// The indexes that a replica takes over; all if none is named.
     pub replicate: Vec<String>,
+    /// What a fresh replica begins with.
+    pub bootstrap: BootstrapOption,
     /// What of all files a replica is to have.
     pub files: FilesOption,
     /// A folder in which a replica looks for files before it asks its master.
@@ -135,6 +137,18 @@ pub struct Config {
     pub argon2: Argon2Cost,
     /// Whether the log tells details.
     pub debug: bool,
+}
+
+/// `--bootstrap`: what a fresh replica begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BootstrapOption {
+    /// A snapshot, if its master has a long log and offers one.
+    #[default]
+    Auto,
+    /// The log from its first entry.
+    Log,
+    /// A snapshot, if its master offers one.
+    Snapshot,
 }
 
 /// What of all files a replica is to have.
@@ -186,6 +200,7 @@ impl Config {
             )?,
             file_replication_skip_indexes: skipped(settings)?,
             replicate: settings.list("replicate"),
+            bootstrap: bootstrap(settings)?,
             files: files(settings)?,
             replica_file_search_path: settings
                 .text("replica-file-search-path")
@@ -282,6 +297,17 @@ fn skipped(settings: &Settings) -> Result<Vec<String>, Refused> {
         ));
     }
     Ok(items)
+}
+
+fn bootstrap(settings: &Settings) -> Result<BootstrapOption, Refused> {
+    match settings.text("bootstrap").as_deref() {
+        None | Some("auto") => Ok(BootstrapOption::Auto),
+        Some("log") => Ok(BootstrapOption::Log),
+        Some("snapshot") => Ok(BootstrapOption::Snapshot),
+        Some(other) => Err(Refused::Fatal(format!(
+            "--bootstrap is `auto`, `log` or `snapshot`, not `{other}`"
+        ))),
+    }
 }
 
 fn files(settings: &Settings) -> Result<FilesOption, Refused> {

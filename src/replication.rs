@@ -5,6 +5,7 @@
 //! uuid than the first one is never followed. Its threads are `puller`, `fetch-queue` and `fetch-0`, `fetch-1`, ..., and `files-report`.
 
 pub mod auth;
+pub mod bootstrap;
 mod fetcher;
 mod files;
 pub mod filter;
@@ -27,6 +28,7 @@ mod relay;
 pub mod replicas;
 mod report;
 pub mod seen;
+pub mod snapshot;
 mod sources;
 mod status;
 mod through;

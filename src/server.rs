@@ -1,6 +1,7 @@
 //! Puts a node together: opens the store, builds the parts in order, waits for a signal, and takes them apart in
 //! reverse order. The one module that knows all others.
 
+mod bootstrap;
 pub mod change;
 mod control;
 pub mod upkeep;
@@ -153,12 +154,10 @@ pub fn serve(config: Config) -> Result<()> {
         Some(path) => Secret::load(path)?,
         None => Secret::generate()?,
     };
-    let readers = u32::try_from(config.threads + READERS_EXTRA).unwrap_or(u32::MAX);
-    let (store, writer) = store::open(dir, readers)?;
-    let info = change::settle(&config, &writer)?;
-    recover(dir, &store)?;
     let (ends, ended) = bounded(4);
     watch_signals(ends.clone())?;
+    let (store, writer, info) = bootstrap::open(&config, &ended)?;
+    recover(dir, &store)?;
     let keys = Keys { devpi: devpi_keys(&config, &secret), secret };
     let writer = Arc::new(writer);
     let herald = herald(&config, &info, &writer, &keys)?;
@@ -297,6 +296,9 @@ fn node(
         let gate = is_master.then(|| Gate::new(&keys.secret, keys.devpi.clone())).transpose()?;
         let changelog =
             gate.map(|gate| Master::new(store.clone(), gate, &info.uuid, fenced_by(&writer)));
+        if let Some(master) = &changelog {
+            master.offer_snapshots(&config.serverdir)?;
+        }
         return Ok(Node::Master { writer, changelog });
     };
     if config.secretfile.is_none() {

@@ -21,6 +21,7 @@ pub mod record;
 pub mod rewind;
 mod rope;
 pub mod schema;
+pub mod snapshot;
 pub mod timeline;
 pub mod txn;
 pub mod wanted;

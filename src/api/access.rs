@@ -100,6 +100,8 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Changelog { .. }
         | Route::Position(_)
         | Route::Timelines
+        | Route::Snapshot
+        | Route::SnapshotPiece(..)
         | Route::Fence
         | Route::Lost
         | Route::Mend(_)

@@ -46,6 +46,10 @@ pub enum Route {
     Position(u64),
     /// `GET /+timelines`
     Timelines,
+    /// `GET /+snapshot`
+    Snapshot,
+    /// `GET /+snapshot/ID/N`
+    SnapshotPiece(String, usize),
     /// `POST /+fence`
     Fence,
     /// `GET /+files/lost`
@@ -176,6 +180,8 @@ impl Route {
             Self::Changelog { .. }
             | Self::Position(_)
             | Self::Timelines
+            | Self::Snapshot
+            | Self::SnapshotPiece(..)
             | Self::Fence
             | Self::Lost
             | Self::Mend(_) => Access::Replicate,
@@ -253,6 +259,11 @@ impl Route {
             ["+changelog", serial] if method == Method::Get => changelog(serial).ok_or_else(absent),
             ["+position", serial] if method == Method::Get => {
                 number(serial).map(Self::Position).ok_or_else(absent)
+            }
+            ["+snapshot"] if method == Method::Get => Ok(Self::Snapshot),
+            ["+snapshot", id, number] if method == Method::Get => {
+                let number = number.parse().map_err(|_| absent())?;
+                Ok(Self::SnapshotPiece((*id).to_owned(), number))
             }
             ["+timelines"] if method == Method::Get => Ok(Self::Timelines),
             ["+fence"] if method == Method::Post => Ok(Self::Fence),

@@ -115,6 +115,8 @@ command! {
         file_replication_skip_indexes: Option;
         /// user/index,...: what a replica takes over of its master's indexes (default: all); for the life of its folder
         replicate: Option;
+        /// auto, snapshot or log: what a fresh replica begins with (default: auto: a snapshot if the log is long)
+        bootstrap: Option;
         /// all, on-demand (files that clients ask for stay) or none (they are passed through; default: all)
         files: Option;
         /// folder with files of another server, or an export, in which a replica looks before it asks its master

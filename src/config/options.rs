@@ -149,6 +149,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("replica-file-search-path", One, SERVE, Works),
     opt("hard-links", Nothing, LINKS, Works),
     opt("replicate", One, SERVE, Works),
+    opt("bootstrap", One, SERVE, Works),
     opt("files", One, SERVE, Works),
     opt("file-replication-threads", One, SERVE, Works),
     opt("file-replication-skip-indexes", One, SERVE, Works),

@@ -76,10 +76,12 @@ pub struct VersionLine {
     pub first: Option<FilePath>,
     /// Other indexes of the order that hold the version too.
     pub also: Vec<IndexName>,
+    /// The version as PEP 440 reads it, read once: there may be thousands.
+    read: Option<pep440_rs::Version>,
 }
 
 impl VersionLine {
-    fn new(index: &IndexName, version: Version) -> Self {
+    fn new(index: &IndexName, version: Version, read: Option<pep440_rs::Version>) -> Self {
         let (index, is_yanked) = (index.clone(), false);
         Self {
             index,
@@ -89,7 +91,17 @@ impl VersionLine {
             is_yanked,
             first: None,
             also: Vec::new(),
+            read,
         }
+    }
+
+    /// As `Version::sort_key`.
+    fn order(&self) -> (Option<&pep440_rs::Version>, &str) {
+        (self.read.as_ref(), self.version.as_str())
+    }
+
+    fn is_stable(&self) -> bool {
+        self.read.as_ref().is_some_and(|version| !version.any_prerelease())
     }
 
     fn take(&mut self, link: &Link) {
@@ -107,8 +119,8 @@ impl VersionLine {
 }
 
 /// What tells one version from another: `1.0` and `1.0.0` are the same one.
-fn identity(version: &Version) -> String {
-    version.as_str().parse::<pep440_rs::Version>().map_or_else(|_| version.to_string(), canonical)
+fn identity(version: &Version, read: Option<&pep440_rs::Version>) -> String {
+    read.cloned().map_or_else(|| version.to_string(), canonical)
 }
 
 fn canonical(version: pep440_rs::Version) -> String {
@@ -154,8 +166,13 @@ pub fn versions(
             }
         }
     }
-    lines.sort_by_cached_key(|line: &VersionLine| std::cmp::Reverse(line.version.sort_key()));
+    lines.sort_by(|one: &VersionLine, other| other.order().cmp(&one.order()));
     Ok(is_known.then_some(lines))
+}
+
+/// Of lines from newest to oldest the one that installers take.
+pub fn newest_line(lines: &[VersionLine]) -> Option<&VersionLine> {
+    lines.iter().find(|line| line.is_stable()).or_else(|| lines.first())
 }
 
 /// The line of a version, made if there is none; the index is noted.
@@ -165,8 +182,9 @@ fn line<'l>(
     index: &IndexName,
     version: Version,
 ) -> &'l mut VersionLine {
-    let place = *places.entry(identity(&version)).or_insert_with(|| {
-        lines.push(VersionLine::new(index, version));
+    let read = version.as_str().parse().ok();
+    let place = *places.entry(identity(&version, read.as_ref())).or_insert_with(|| {
+        lines.push(VersionLine::new(index, version, read));
         lines.len() - 1
     });
     let line = &mut lines[place];
@@ -208,7 +226,9 @@ mod tests {
 
     #[test]
     fn spellings_of_one_version_are_one() {
-        let identity = |text: &str| identity(&Version::parse(text).expect("valid"));
+        let identity = |text: &str| {
+            identity(&Version::parse(text).expect("valid"), text.parse().ok().as_ref())
+        };
         for (one, other) in
             [("1.0", "1.0.0"), ("1.0-beta1", "1.0b1"), ("v1.2", "1.2"), ("0", "0.0")]
         {

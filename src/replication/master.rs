@@ -3,7 +3,8 @@
 //! A replica asks for what follows the serial that it has. If there is nothing yet the request is parked, and the
 //! commit that wakes it is in the answer. Nobody but a replica gets any of it: entries hold password hashes.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
@@ -25,6 +26,7 @@ use super::herald;
 use super::lag;
 use super::outgoing::{Outgoing, missing};
 use super::replicas::{Polling, Replica, Replicas};
+use super::snapshot::Snapshots;
 use super::wire;
 
 /// How long a poll is parked; devpi's replicas give up after 37.5 s.
@@ -47,6 +49,8 @@ struct Inner {
     met: Met,
     /// What this node has of its master's log, if not all: then it hands out nothing.
     filter: Option<Filter>,
+    /// Snapshots for replicas that begin.
+    snapshots: OnceLock<Arc<Snapshots>>,
 }
 
 /// Is told of each replica that knows a newer master than this node.
@@ -103,7 +107,34 @@ impl Master {
         met: Met,
         filter: Option<Filter>,
     ) -> Self {
-        Self(Arc::new(Inner { store, gate, uuid, replicas: Replicas::new(), met, filter }))
+        let (replicas, snapshots) = (Replicas::new(), OnceLock::new());
+        Self(Arc::new(Inner { store, gate, uuid, replicas, met, filter, snapshots }))
+    }
+
+    /// Has it offer snapshots, made in the server's folder.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn offer_snapshots(&self, dir: &Path) -> Result<()> {
+        let snapshots = Snapshots::new(dir, self.0.store.clone())?;
+        self.0.snapshots.get_or_init(|| Arc::new(snapshots));
+        Ok(())
+    }
+
+    /// Answers `GET /+snapshot`. Making one takes a while, and no thread for local work.
+    pub fn snapshot(&self, request: &Request) -> Reply {
+        if let Err(refusal) = self.0.admit_any(request) {
+            return Reply::Now(refusal);
+        }
+        let minimum = request.parameter(wire::MINIMUM).and_then(|text| text.parse().ok());
+        let (minimum, inner) = (minimum.unwrap_or(0), self.0.clone());
+        Reply::Remote(Box::new(move || Reply::Now(inner.snapshot(|all| all.answer(minimum)))))
+    }
+
+    /// Answers `GET /+snapshot/ID/N`.
+    pub fn snapshot_piece(&self, request: &Request, id: &str, number: usize) -> Response {
+        let answer = |_| self.0.snapshot(|all| all.piece(id, number));
+        self.0.admit_any(request).map_or_else(|refusal| refusal, answer)
     }
 
     /// The replicas that poll here.
@@ -218,6 +249,16 @@ impl Master {
 }
 
 impl Inner {
+    fn snapshot(&self, ask: impl FnOnce(&Snapshots) -> Result<Response>) -> Response {
+        let offered = self.snapshots.get().filter(|_| self.filter.is_none());
+        match offered.map(|all| ask(all)) {
+            None => wire::failure(404, "this node offers no snapshots"),
+            Some(Ok(response)) => response,
+            Some(Err(error)) if error.kind == Kind::Internal => broken(&error),
+            Some(Err(error)) => wire::failure(status(error.kind), &error.message),
+        }
+    }
+
     /// Compares the position of the replica that asks, and gives whether it told one; refuses one that cannot follow.
     fn meet(
         &self,

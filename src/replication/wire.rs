@@ -74,6 +74,10 @@ pub const POSITIONS: &str = "/+position/";
 pub const FENCE: &str = "/+fence";
 /// The path of a node's list of timelines.
 pub const TIMELINES: &str = "/+timelines";
+/// The path of the latest snapshot, and of its pieces below it.
+pub const SNAPSHOT: &str = "/+snapshot";
+/// How many entries a log must have for a snapshot of it: a parameter.
+pub const MINIMUM: &str = "minimum";
 /// The indexes that a replica takes over, if not all: a parameter of its polls, since the proof covers the whole target.
 /// The answer has the same as a field, so that a replica knows that it was heeded.
 pub const REPLICATE_PARAMETER: &str = "replicate";

@@ -161,7 +161,8 @@ pub fn verify(config: &Config, options: VerifyOptions) -> Result<Report> {
     })
 }
 
-fn link(config: &Config, info: &NodeInfo) -> Result<Option<Link>> {
+/// A way to the master of a folder's node; `None` if it has none.
+pub(super) fn link(config: &Config, info: &NodeInfo) -> Result<Option<Link>> {
     let Some(url) = config.master_url.clone().or_else(|| info.master_url.clone()) else {
         return Ok(None);
     };

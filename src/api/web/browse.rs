@@ -239,10 +239,8 @@ fn draw_project(
     for line in &versions[paging.range()] {
         shown.push(version_line(&txn, project, line)?);
     }
-    let names: Vec<_> = versions.iter().map(|line| line.version.clone()).collect();
-    let newest = overview::newest(&names);
-    let newest_index =
-        versions.iter().find(|line| Some(&line.version) == newest).map(|line| &line.index);
+    let newest = overview::newest_line(&versions);
+    let newest_index = newest.map(|line| &line.index);
     let summary = match newest_index {
         Some(index) => overview::project_line(&txn, index, project.as_str())?.summary,
         None => String::new(),
@@ -255,7 +253,7 @@ fn draw_project(
     let page = ProjectPage {
         index: &name.to_string(),
         project: project.as_str(),
-        newest: newest.map(|version| version.as_str()),
+        newest: newest.map(|line| line.version.as_str()),
         newest_index: &newest_index.unwrap_or(name).to_string(),
         summary: &summary,
         lines: &shown,
