@@ -45,6 +45,8 @@ class Watch:
     complaints: list[str] = field(default_factory=list)
     # Statuses that a test means to get.
     wanted: set[int] = field(default_factory=set)
+    # How complaints begin that a test means to hear.
+    quiet: tuple[str, ...] = ()
 
     def follow(self, context: BrowserContext):
         context.on("console", self._console)
@@ -57,6 +59,8 @@ class Watch:
     def _console(self, message):
         # A status that is wanted is also told on the console.
         told = message.text.startswith("Failed to load resource: the server responded with a status of")
+        if message.text.startswith(self.quiet):
+            return
         if message.type in ("error", "warning") and not (told and self._is_wanted(message.text)):
             self.complaints.append(f"console {message.type}: {message.text} at {message.location.get('url')}")
 
@@ -69,7 +73,7 @@ class Watch:
 
     def _failed(self, request):
         # What a page gives up itself when it is left is no failure.
-        if request.failure != "net::ERR_ABORTED":
+        if request.failure != "net::ERR_ABORTED" and request.failure not in self.quiet:
             self.complaints.append(f"failed: {request.url} {request.failure}")
 
     def _response(self, response):
