@@ -27,6 +27,8 @@ const PROXY_TIMEOUT_SECS: u64 = 30;
 const REQUEST_TIMEOUT_SECS: u64 = 5;
 /// How long a mirrored page counts as fresh; devpi's default.
 const MIRROR_CACHE_EXPIRY_SECS: u64 = 1800;
+/// Each one that has not got a file costs a request.
+const FILE_SOURCES_MAX: usize = 8;
 /// Downloads from the master at a time; devpi's default.
 const FILE_REPLICATION_THREADS: usize = 5;
 
@@ -121,6 +123,8 @@ pub struct Config {
     pub files: FilesOption,
     /// A folder in which a replica looks for files before it asks its master.
     pub replica_file_search_path: Option<PathBuf>,
+    /// Other replicas that are asked for files which the master does not give, without slashes at the end.
+    pub replica_file_sources: Vec<String>,
     /// Whether files found there get a second name instead of a copy.
     pub hard_links: bool,
     /// The certificate and key that a replica shows to its master.
@@ -206,6 +210,7 @@ impl Config {
                 .text("replica-file-search-path")
                 .map(|path| folder(&path))
                 .transpose()?,
+            replica_file_sources: file_sources(settings)?,
             hard_links: settings.flag("hard-links")?,
             replica_cert: settings.text("replica-cert").map(|path| folder(&path)).transpose()?,
             secretfile,
@@ -308,6 +313,15 @@ fn bootstrap(settings: &Settings) -> Result<BootstrapOption, Refused> {
             "--bootstrap is `auto`, `log` or `snapshot`, not `{other}`"
         ))),
     }
+}
+
+fn file_sources(settings: &Settings) -> Result<Vec<String>, Refused> {
+    const NAME: &str = "replica-file-source";
+    let urls = settings.list(NAME);
+    if FILE_SOURCES_MAX < urls.len() {
+        return Err(Refused::Fatal(format!("--{NAME} takes up to {FILE_SOURCES_MAX} URLs")));
+    }
+    urls.iter().map(|url| address(NAME, url)).collect()
 }
 
 fn files(settings: &Settings) -> Result<FilesOption, Refused> {

@@ -102,6 +102,8 @@ pub struct ReplicaOptions {
     pub files: FilesWanted,
     /// `--replica-file-search-path`.
     pub search_path: Option<SearchPath>,
+    /// `--replica-file-source`: other replicas that may have files which the master does not give.
+    pub siblings: Vec<Arc<Link>>,
     /// `--replicate`: which indexes are taken over, if not all.
     pub filter: Option<Filter>,
     /// Is told when something new was learned from the master.
@@ -157,7 +159,7 @@ impl Replica {
             move |path: &FilePath| is_all && !skip.has_index(path.index())
         };
         let (record_master, foreign_master) = (options.record_master, options.foreign_master);
-        let files = Files::new(
+        let mut files = Files::new(
             link.clone(),
             writer.clone(),
             options.sidecar,
@@ -165,6 +167,7 @@ impl Replica {
             (options.files, options.search_path),
             options.request_timeout,
         );
+        files.sources.siblings = options.siblings;
         let files = Arc::new(files);
         if !is_all {
             files.review()?;
@@ -347,6 +350,7 @@ impl Replica {
     pub fn halt(&self) {
         self.stop.set();
         self.link.shutdown();
+        self.files.sources.siblings.iter().for_each(|link| link.shutdown());
         self.link.poke();
         self.link.files_moved();
         for thread in std::mem::take(&mut *lock(&self.threads)) {

@@ -25,7 +25,7 @@ use crate::config::{Config, FilesOption};
 use crate::deadline::Deadline;
 use crate::digest::Hasher;
 use crate::error::{Context, Error, Kind, Result};
-use crate::http::client::ClientOptions;
+use crate::http::client::{Client, ClientOptions};
 use crate::http::listen::{Server, ServerOptions};
 use crate::mirror::{Mirrors, Source};
 use crate::model::acl::Policy;
@@ -37,6 +37,7 @@ use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::{Gate, Signer};
 use crate::replication::filter::Filter;
 use crate::replication::herald::Herald;
+use crate::replication::link::Link;
 use crate::replication::master::Met;
 use crate::replication::{Elsewhere, FilesWanted, Master, Replica, ReplicaOptions, SearchPath};
 use crate::search::Search;
@@ -331,6 +332,7 @@ fn node(
             .replica_file_search_path
             .clone()
             .map(|folder| SearchPath { folder, links: config.hard_links }),
+        siblings: siblings(config, &info.uuid, keys)?,
         record_master: Box::new(record_master(config, info)),
         foreign_master: Box::new(move |uuid| {
             let why = format!("{master_url} is another master ({uuid}) than the one recorded here");
@@ -341,6 +343,23 @@ fn node(
         sidecar: Arc::new(sidecar(store.clone())),
     };
     Ok(Node::Replica(Replica::start(options)?))
+}
+
+/// The ways to other replicas, for files.
+fn siblings(config: &Config, uuid: &str, keys: &Keys) -> Result<Vec<Arc<Link>>> {
+    let mut links = Vec::new();
+    for url in &config.replica_file_sources {
+        let client = Client::new(ClientOptions {
+            replica_cert: config.replica_cert.clone(),
+            user_agent: format!("twinpi-replica/{}", env!("CARGO_PKG_VERSION")),
+            ..ClientOptions::default()
+        })?;
+        let uuid = ReplicaUuid::parse(uuid)
+            .ok_or_else(|| Error::invalid(format!("'{uuid}' is no uuid of a node")))?;
+        let signer = Signer::new(&keys.secret, uuid, keys.devpi.clone());
+        links.push(Arc::new(Link::new(client, url, signer, None, None)));
+    }
+    Ok(links)
 }
 
 /// Tells what the filter of a replica cannot do, at the start and whenever something new was learned.

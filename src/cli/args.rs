@@ -121,6 +121,8 @@ command! {
         files: Option;
         /// folder with files of another server, or an export, in which a replica looks before it asks its master
         replica_file_search_path: Option;
+        /// URLs of other replicas, with commas between: asked for files that the master does not give
+        replica_file_source: Option;
         /// certificate and key (PEM) that a replica shows to its master
         replica_cert: Option;
         /// seconds that an upstream index may stay silent (default: 5)

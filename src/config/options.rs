@@ -147,6 +147,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("request-timeout", One, SERVE, Works),
     opt("offline-mode", Nothing, SERVE, Works),
     opt("replica-file-search-path", One, SERVE, Works),
+    opt("replica-file-source", One, SERVE, Works),
     opt("hard-links", Nothing, LINKS, Works),
     opt("replicate", One, SERVE, Works),
     opt("bootstrap", One, SERVE, Works),

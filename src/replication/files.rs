@@ -251,7 +251,19 @@ impl Files {
             self.place(path, &expected, staged)?;
             return Ok(Outcome::Done);
         }
+        // While the master is known to be away its silence costs more than a question to another replica.
+        let is_away = self.link.known().state == link::State::Unreachable;
+        if is_away && let Some(outcome) = self.ask_siblings(path, &value, &expected) {
+            return Ok(outcome);
+        }
         let outcome = self.ask_master(path, &value, &expected, kind)?;
+        let is_missing = !matches!(outcome, Outcome::Done | Outcome::Gone(_));
+        if is_missing
+            && !is_away
+            && let Some(done) = self.ask_siblings(path, &value, &expected)
+        {
+            return Ok(done);
+        }
         let is_elsewhere = matches!(outcome, Outcome::Unavailable(_) | Outcome::Failed(_));
         match self.sources.elsewhere(path, &record).filter(|_| is_elsewhere) {
             Some(ask) => Ok(self.ask_upstream(path, &value, &expected, ask).unwrap_or(outcome)),
@@ -304,6 +316,44 @@ impl Files {
             }
             taken => Ok(taken.unwrap_or_else(|error| Outcome::Failed(error.to_string()))),
         }
+    }
+
+    /// The file from another replica; none if no one has it. They are asked by the queue alone, so that no two nodes ask
+    /// each other for what neither has.
+    fn ask_siblings(&self, path: &FilePath, value: &[u8], expected: &Expected) -> Option<Outcome> {
+        let siblings = self.sources.siblings.iter().filter(|_| expected.is_known());
+        siblings.into_iter().find_map(|sibling| {
+            let asked = self.ask_sibling(sibling, path, value, expected);
+            let told = |error| log::info!("{path} from the replica {}: {error}", sibling.url());
+            asked.map_err(told).ok().flatten()
+        })
+    }
+
+    fn ask_sibling(
+        &self,
+        sibling: &Arc<Link>,
+        path: &FilePath,
+        value: &[u8],
+        expected: &Expected,
+    ) -> Result<Option<Outcome>> {
+        let begun = self.store().blobs().resume(path, expected)?;
+        let at = begun.as_ref().map_or(0, Staging::written);
+        let target = format!("/{}", wire::quote_path(path.as_str()));
+        let timeouts =
+            Timeouts { connect: CONNECT, response_head: self.timeout, per_read: self.timeout };
+        let link = sibling.clone();
+        let usual = [(wire::FILE_REPLICATION, wire::YES), ("Accept", "*/*")];
+        let ask: Ask =
+            Box::new(move |fields| link.get(&target, &[&usual, fields].concat(), timeouts));
+        let manner = Manner { is_checked: true, asks_again: false };
+        let mut body = match resume::open_at(ask, manner, at)? {
+            Opened::Body(body) => body,
+            Opened::Refused(answer) => {
+                link::drain(answer);
+                return Ok(None);
+            }
+        };
+        self.take(path, value, expected, (begun, &mut body), sources::SIBLING).map(Some)
     }
 
     /// The file from the upstream of its mirror; none if that has it not either.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value as Json, json};
 
@@ -15,6 +15,8 @@ use crate::store::expected::Expected;
 use crate::store::key::FilePath;
 use crate::store::record::Dict;
 use crate::sync::{Mutex, lock};
+
+use super::link::Link;
 
 /// Which files are brought here, and when.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub type Elsewhere = Box<dyn Fn(&FilePath, &Dict) -> Option<Ask> + Send + Sync>;
 #[derive(Default)]
 pub struct Sources {
     search: Option<SearchPath>,
+    /// Other replicas.
+    pub siblings: Vec<Arc<Link>>,
     elsewhere: OnceLock<Elsewhere>,
     suspects: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -67,6 +71,8 @@ pub struct Sources {
 pub const MASTER: &str = "master";
 /// The folder of `--replica-file-search-path`.
 pub const SEARCH_PATH: &str = "search-path";
+/// Another replica.
+pub const SIBLING: &str = "replica";
 /// The upstream of a mirror.
 pub const UPSTREAM: &str = "upstream";
 

@@ -298,6 +298,7 @@ impl ReplicaNode {
             }),
             files: FilesWanted::All,
             search_path: None,
+            siblings: Vec::new(),
             filter: None,
             learned: Box::new(|| {}),
             sidecar: Arc::new(|_, _| None),
