@@ -207,6 +207,35 @@ def test_a_project_in_quarantine_hands_out_nothing(own_pair, upstream, mirror):
         client.expect(200, "GET", here, headers=ANY)
 
 
+def test_a_quarantine_holds_on_all_nodes_soon_after_anybody_looks(own_pair, upstream, mirror):
+    """Whoever looks at the page once it is stale is the last who may get the file, at whichever node."""
+    expiry, slack = 1, 3
+    server = upstream([1000])
+    _, paths = mirror(server, mirror_cache_expiry=expiry)
+    (here,) = paths.values()
+    page = "/".join(here.split("/")[:3]) + "/+simple/big/"
+    nodes = (own_pair.master, own_pair.replica)
+    for looker in nodes:
+        for node in nodes:
+            with Client(node.url) as client:
+                client.expect(200, "GET", page, headers={"Accept": SIMPLE_JSON})
+                client.expect(200, "GET", here, headers=ANY)
+        server.status = "quarantined"
+        began, left, took = time.monotonic(), set(), 0
+        while len(left) < len(nodes):
+            assert (took := time.monotonic() - began) < expiry + slack, left
+            with Client(looker.url) as client:
+                client.expect(200, "GET", page, headers={"Accept": SIMPLE_JSON})
+            for node in nodes:
+                with Client(node.url) as client:
+                    if client.ask("GET", here, headers=ANY).status == 403:
+                        left.add(node.name)
+            time.sleep(0.02)
+        print(f"looked at through {looker.name}: no node hands it out after {took:.2f} s, of which {expiry} s is the page's age")
+        server.status = None
+        time.sleep(expiry + 0.1)
+
+
 def wait_until(is_so, seconds: float = 20):
     end = time.monotonic() + seconds
     while not is_so():
