@@ -24,6 +24,7 @@ pub mod route;
 pub mod rpc;
 pub mod search;
 pub mod simple;
+pub mod standing;
 pub mod status;
 pub mod tokens;
 pub mod upload;
@@ -58,6 +59,7 @@ use cache::{FileCache, PageCache};
 use docs::ZipCache;
 use receipts::{Call, UnderWay};
 use route::{Access, FileVerb, Route, Verb};
+use standing::Keeper;
 
 /// The longest JSON body in bytes; the largest real ones are user lists sent back by old clients.
 const JSON_BYTES_MAX: u64 = 16 << 20;
@@ -99,6 +101,8 @@ pub struct App {
     pub tokens: LoginTokens,
     /// Who may change users and indexes.
     pub policy: Policy,
+    /// How this node stood lately.
+    pub standing: Keeper,
     /// Rendered pages.
     pub pages: PageCache,
     /// Files that are asked for often.
@@ -394,6 +398,7 @@ fn about_node(app: &Call, request: &Request, route: &Route) -> Option<Result<Res
         Route::Alive => Ok(health::alive(app)),
         Route::Ready => health::ready(app, request),
         Route::Metrics => health::metrics(app),
+        Route::Badge => Ok(health::badge(app)),
         _ => return None,
     })
 }

@@ -9,10 +9,12 @@ pub mod home;
 pub mod index;
 pub mod layout;
 pub mod live;
+pub mod plot;
 pub mod project;
 pub mod results;
 pub mod search;
 pub mod simple;
+pub mod status;
 pub mod version;
 pub mod when;
 

@@ -11,6 +11,7 @@ mod files;
 pub mod filter;
 pub mod handshake;
 pub mod herald;
+pub mod history;
 mod import;
 pub mod lag;
 pub mod link;
@@ -33,6 +34,7 @@ mod sources;
 mod status;
 mod through;
 mod twins;
+pub mod verdict;
 pub mod wire;
 
 use std::sync::Arc;

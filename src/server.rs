@@ -20,6 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::api::cache::{FileCache, PageCache};
 use crate::api::docs::ZipCache;
 use crate::api::partial::Warnings;
+use crate::api::standing::{self, Keeper};
 use crate::api::{Api, App, Node};
 use crate::config::{Config, FilesOption};
 use crate::deadline::Deadline;
@@ -37,6 +38,7 @@ use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::{Gate, Signer};
 use crate::replication::filter::Filter;
 use crate::replication::herald::Herald;
+use crate::replication::history::STEP;
 use crate::replication::link::Link;
 use crate::replication::master::Met;
 use crate::replication::{Elsewhere, FilesWanted, Master, Replica, ReplicaOptions, SearchPath};
@@ -131,6 +133,7 @@ fn app(
         zips: ZipCache::new(),
         descriptions: Descriptions::default(),
         receipts: Arc::default(),
+        standing: Keeper::default(),
         http: OnceLock::new(),
         config: config.clone(),
     })
@@ -172,7 +175,7 @@ pub fn serve(config: Config) -> Result<()> {
         Server::start(http_options(&config), Arc::new(Api(app.clone())), store.clock().clone())?;
     app.http.get_or_init(|| server.watcher());
     let control = control(&app, &info, &keys.secret, ends)?;
-    let pulse = pulse(&app)?;
+    let timers = [pulse(&app)?, sampler(&app)?];
     announce(&config, &info, &server);
     let end = wait(&ended);
     control.stop();
@@ -191,7 +194,7 @@ pub fn serve(config: Config) -> Result<()> {
         _ => stop(&app, &server),
     }
     herald.iter().for_each(Herald::stop);
-    pulse.set();
+    timers.iter().for_each(Stop::set);
     fs::remove_file(dir.join(RUNNING))?;
     match end {
         End::Signal => Ok(()),
@@ -261,6 +264,21 @@ fn pulse(app: &Arc<App>) -> Result<Stop> {
             store.doubt().pulse();
         }
         store.doubt().end();
+    })?;
+    Ok(stop)
+}
+
+/// Notes how far nodes are behind, for the plots of the status page.
+fn sampler(app: &Arc<App>) -> Result<Stop> {
+    let (stop, app) = (Stop::new(), app.clone());
+    let told = stop.clone();
+    crate::stop::spawn("lag", move || {
+        loop {
+            standing::sample(&app);
+            if told.sleep(STEP) {
+                return;
+            }
+        }
     })?;
     Ok(stop)
 }

@@ -93,6 +93,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Live
         | Route::Alive
         | Route::Ready
+        | Route::Badge
         | Route::Metrics
         | Route::Submit(_)
         | Route::AuthCheck

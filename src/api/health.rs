@@ -1,4 +1,4 @@
-//! What machines ask of a node: `GET /+alive`, `GET /+ready` and `GET /+metrics`.
+//! What machines ask of a node: `GET /+alive`, `GET /+ready`, `GET /+metrics` and `GET /+badge.svg`.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::http::response::Response;
 use crate::replication::replicas::Replica;
 use crate::serial::Serial;
 
-use super::{App, Node, ask, at, status};
+use super::{App, Node, ask, at, standing, status};
 
 /// The media type of Prometheus' text.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -51,8 +51,30 @@ pub fn ready(app: &App, request: &Request) -> Result<Response> {
         }
     }
     let code = if why.is_none() { 200 } else { 503 };
-    let result = json!({"ready": why.is_none(), "reason": why, "lag": behind});
+    let found = standing::verdict(app);
+    let result = json!({
+        "ready": why.is_none(),
+        "reason": why,
+        "lag": behind,
+        "state": found.level.as_str(),
+        "verdict": found.what,
+        "advice": found.advice,
+    });
     Ok(at(app.store.clock().now(), ask::result(code, "ready", result)))
+}
+
+/// `GET /+badge.svg`: how this node is, in a word, for pages elsewhere.
+pub fn badge(app: &App) -> Response {
+    let role = match &app.node {
+        Node::Master { .. } => "master",
+        Node::Replica(_) => "replica",
+    };
+    let drawn = crate::pages::status::badge(role, standing::verdict(app).level);
+    let response = Response::bytes(200, "image/svg+xml", drawn)
+        .with_header("Cache-Control", "no-store")
+        .with_header("Content-Security-Policy", "default-src 'none'")
+        .with_header("X-Content-Type-Options", "nosniff");
+    at(app.store.clock().now(), response)
 }
 
 /// `GET /+metrics`: numbers for Prometheus. What is not known is left out.

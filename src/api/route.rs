@@ -34,10 +34,12 @@ pub enum Route {
     Changes(Option<IndexName>),
     /// `GET /+live`
     Live,
-    /// `GET /+alive`
+    /// `GET /+alive` and `/+health/live`
     Alive,
-    /// `GET /+ready`
+    /// `GET /+ready` and `/+health/ready`
     Ready,
+    /// `GET /+badge.svg`
+    Badge,
     /// `GET /+metrics`
     Metrics,
     /// `GET /+authcheck`
@@ -212,6 +214,7 @@ impl Route {
             | Self::Live
             | Self::Alive
             | Self::Ready
+            | Self::Badge
             | Self::Metrics
             | Self::AuthCheck
             | Self::Receipt(_)
@@ -249,8 +252,9 @@ impl Route {
             ["+static", name] if method == Method::Get => Ok(Self::Static((*name).to_owned())),
             ["+signin"] if method == Method::Get => Ok(Self::SignIn),
             ["+status"] if method == Method::Get => Ok(Self::Status),
-            ["+alive"] if method == Method::Get => Ok(Self::Alive),
-            ["+ready"] if method == Method::Get => Ok(Self::Ready),
+            ["+badge.svg"] if method == Method::Get => Ok(Self::Badge),
+            ["+alive"] | ["+health", "live"] if method == Method::Get => Ok(Self::Alive),
+            ["+ready"] | ["+health", "ready"] if method == Method::Get => Ok(Self::Ready),
             ["+metrics"] if method == Method::Get => Ok(Self::Metrics),
             ["+wait"] if method == Method::Get => Ok(Self::Wait),
             ["+changes"] if method == Method::Get => Ok(Self::Changes(None)),

@@ -78,7 +78,11 @@ pub fn status(app: &App, request: &Request) -> Result<Response> {
 }
 
 /// Leaves out files of indexes that the asker may not read.
-fn leave_out_closed(app: &App, request: &Request, errors: &mut Map<String, Json>) -> Result<()> {
+pub(super) fn leave_out_closed(
+    app: &App,
+    request: &Request,
+    errors: &mut Map<String, Json>,
+) -> Result<()> {
     let name = |path: &str| IndexName::parse(FilePath::parse(path)?.index()).ok();
     let names: BTreeSet<IndexName> = errors.keys().filter_map(|path| name(path)).collect();
     let txn = app.store.read()?;

@@ -4,6 +4,7 @@ mod browse;
 mod changes;
 mod facts;
 mod search;
+mod status;
 mod version;
 
 use std::sync::Arc;
@@ -57,6 +58,9 @@ pub fn show(
         Route::Project(Verb::Show, index, project) => {
             browse::project(app, request, &index, &project)
         }
+        Route::Status if ask::parameter(&request, "format").as_deref() != Some("json") => {
+            status::page(app, &request).map(Reply::Now)
+        }
         Route::Changes(index) => changes::page(app, &request, index.as_ref()).map(Reply::Now),
         Route::Version(Verb::Show, index, project, version) => {
             version::show(app, request, &index, &project, version)
@@ -84,6 +88,7 @@ pub fn place(app: &App, request: &Request, who: &Identity) -> Place {
             Node::Replica(_) => "replica",
         },
         serial: Serial::wire(app.store.clock().now()),
+        health: super::standing::verdict(app),
     }
 }
 

@@ -7,6 +7,7 @@ use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::assets::Asset;
+use crate::replication::verdict::{Finding, Level};
 
 /// What our pages may load: what this server itself offers, and nothing that stands in the page.
 pub const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -46,6 +47,8 @@ pub struct Place {
     pub role: &'static str,
     /// The serial that the node is at.
     pub serial: i64,
+    /// How the node is.
+    pub health: Finding,
 }
 
 impl Place {
@@ -154,7 +157,7 @@ fn header(place: &Place, page: &Page<'_>) -> Markup {
                 nav aria-label="Site" {
                     ul {
                         li { a href=(place.link(&["+changes"])) { "Changes" } }
-                        li { a href=(place.link(&["+status"])) { "Status" } }
+                        li #state data-live { (state(place)) }
                         @match &place.who {
                             Some(who) => li { a href=(place.link(&[who])) { (who) } },
                             None => li {
@@ -164,6 +167,17 @@ fn header(place: &Place, page: &Page<'_>) -> Markup {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The link to the status, marked with how the node is.
+fn state(place: &Place) -> Markup {
+    let word = place.health.level.as_str();
+    html! {
+        a href=(place.link(&["+status"])) title=(place.health.what) {
+            span.mark.(word) aria-hidden="true" {} "Status"
+            @if place.health.level != Level::Ok { span.unseen { ": " (word) } }
         }
     }
 }

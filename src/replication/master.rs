@@ -23,7 +23,7 @@ use super::auth::Gate;
 use super::filter::Filter;
 use super::handshake::{self, Verdict, WirePosition};
 use super::herald;
-use super::lag;
+use super::lag::{self, Lag};
 use super::outgoing::{Outgoing, missing};
 use super::replicas::{Polling, Replica, Replicas};
 use super::snapshot::Snapshots;
@@ -144,14 +144,22 @@ impl Master {
 
     /// The replicas that poll here, as the status shows them.
     pub fn replicas_json(&self) -> Json {
-        let all = self.0.replicas.all().into_iter();
-        let shown = |(uuid, replica): (String, Replica)| {
+        let shown = |(uuid, replica, lag): (String, Replica, Option<Lag>)| {
             let mut shown = replica.to_json();
-            let lag = lag::of_replica(&self.0.store, &replica);
             shown["lag"] = lag.map_or(Json::Null, |lag| lag.to_json());
             (uuid, shown)
         };
-        all.map(shown).collect::<Map<_, _>>().into()
+        self.replicas_with_lag().into_iter().map(shown).collect::<Map<_, _>>().into()
+    }
+
+    /// The same replicas, each with how far it is behind as far as that can be told.
+    pub fn replicas_with_lag(&self) -> Vec<(String, Replica, Option<Lag>)> {
+        let all = self.0.replicas.all().into_iter();
+        let with_lag = |(uuid, replica): (String, Replica)| {
+            let lag = lag::of_replica(&self.0.store, &replica).ok();
+            (uuid, replica, lag)
+        };
+        all.map(with_lag).collect()
     }
 
     /// Which replica sends a request; none if it names none. A replica's requests for files come with its token too.

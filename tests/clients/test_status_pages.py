@@ -136,3 +136,90 @@ def test_a_mark_that_is_none_is_refused_and_a_wait_ends(pair):
         began = time.monotonic()
         client.expect(200, "GET", f"/+live?mark={at}&timeout=1")
         assert time.monotonic() - began < 5
+
+
+def ready(client: Client, query: str = "") -> tuple[int, dict]:
+    answer = client.ask("GET", f"/+health/ready{query}")
+    return answer.status, answer.json()["result"]
+
+
+def badge(client: Client) -> str:
+    answer = client.expect(200, "GET", "/+badge.svg")
+    assert answer.headers["Content-Type"] == "image/svg+xml" and answer.headers["Cache-Control"] == "no-store"
+    return re.search(r"<title>([^<]+)</title>", answer.body.decode())[1]
+
+
+def test_the_status_page_tells_how_nodes_stand(pair, index):
+    serial = put(index, pair.replica, "standing")
+    with Client(pair.master.url) as master, Client(pair.replica.url) as replica:
+        uuid = replica.expect(200, "GET", "/+status").json()["result"]["uuid"]
+
+        def settled():
+            html = page(master, "/+status")
+            rows = part(html, "replicas")
+            return f"</span>{serial}</td>" in rows and rows.count("nothing") == 2 and "waits for news" in rows and html
+
+        html = eventually(settled)
+        assert uuid[:8] in part(html, "replicas")
+        assert "This master is well" in part(html, "verdict") and 'class="mark ok"' in html
+        theirs = page(replica, "/+status")
+        assert pair.master.url in part(theirs, "master") and "following" in part(theirs, "master")
+        assert 'role="img" aria-label="How far this replica was behind' in part(theirs, "plot")
+        assert badge(master) == "master: ok" and badge(replica) == "replica: ok"
+        for client in (master, replica):
+            assert client.expect(200, "GET", "/+health/live").json()["result"]["alive"] is True
+            assert (told := ready(client, "?max-lag=30"))[0] == 200 and told[1]["state"] == "ok"
+        # Programs get what they always got, and so do people who ask for it.
+        plain = master.expect(200, "GET", "/+status?format=json", headers=HTML).json()["result"]
+        assert plain["serial"] >= serial and plain["role"] == "MASTER"
+
+
+def test_a_replica_says_that_its_master_is_away_and_serves_on(own_pair):
+    index = make_index(own_pair)
+    serial = put(index, own_pair.replica, "served")
+    own_pair.master.stop()
+    with Client(own_pair.replica.url) as client:
+        words = lambda: (html := page(client, "/+status")) and "has not answered" in part(html, "verdict") and html  # noqa: E731
+        html = eventually(words)
+        assert "promote" in part(html, "verdict") and "unreachable" in part(html, "master")
+        assert 'class="mark degraded"' in page(client, f"/{index.name}")
+        assert badge(client) == "replica: degraded"
+        assert serial in serials(page(client, "/+changes"))
+        status, told = ready(client)
+        assert status == 200 and told["state"] == "degraded" and "has not answered" in told["verdict"]
+        time.sleep(1.1)
+        status, told = ready(client, "?max-lag=1")
+        assert status == 503 and told["ready"] is False and "behind the master" in told["reason"]
+        own_pair.master.start()
+        eventually(lambda: badge(client) == "replica: ok", 30)
+
+
+def test_a_master_says_which_replica_is_away(own_pair):
+    make_index(own_pair)
+    with Client(own_pair.master.url) as client, Client(own_pair.replica.url) as replica:
+        uuid = replica.expect(200, "GET", "/+status").json()["result"]["uuid"]
+        own_pair.replica.stop()
+        html = eventually(lambda: (html := page(client, "/+status")) and "away for" in part(html, "replicas") and html, 30)
+        assert f"Replica {uuid[:8]} has asked for nothing for" in part(html, "verdict")
+        assert eventually(lambda: badge(client) == "master: degraded", 3)
+        assert ready(client)[0] == 200
+        own_pair.replica.start()
+        eventually(lambda: badge(client) == "master: ok")
+
+
+def test_the_status_page_names_no_files_of_closed_indexes(own_pair):
+    index = make_index(own_pair)
+    with index.client(own_pair.master) as owner, Client(own_pair.replica.url) as stranger:
+        owner.expect(200, "PATCH", f"/{index.name}", [f"acl_pkg_read={index.user}"])
+        own_pair.replica.stop()
+        filename, content = wheel("veiled", "1.0")
+        assert index.upload(own_pair.master, "veiled", "1.0", filename, content).status == 200
+        # The bytes go before anybody has fetched them.
+        for path in own_pair.master.data.rglob("*"):
+            if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+                path.unlink()
+        own_pair.replica.start()
+        with index.client(own_pair.replica) as reader:
+            seen = eventually(lambda: "veiled" in (html := page(reader, "/+status")) and html)
+        assert "could not be brought" in seen
+        assert "veiled" not in page(stranger, "/+status")

@@ -13,6 +13,7 @@ use crate::serial::Serial;
 
 use super::super::changes::{self, Eyes, FilesUpTo, Shown};
 use super::super::live::Mark;
+use super::super::standing::name_of;
 use super::super::{App, ask};
 use super::{place, reader, respond};
 
@@ -82,15 +83,5 @@ fn line(shown: Shown, files: FilesUpTo, replicas: &[(String, Replica)]) -> Line 
         more: shown.more,
         has_files: changes::files_are_here(files, shown.serial),
         arrivals: replicas.iter().map(arrival).collect(),
-    }
-}
-
-/// What people call a replica: the host of the address that it gives, or the beginning of its uuid.
-pub(super) fn name_of(uuid: &str, replica: &Replica) -> String {
-    let url = replica.outside_url.as_deref().unwrap_or_default();
-    let host = url.split_once("://").map_or("", |(_, rest)| rest).trim_end_matches('/');
-    match host {
-        "" => uuid.chars().take(8).collect(),
-        host => host.to_owned(),
     }
 }
