@@ -17,10 +17,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use r2d2_sqlite::SqliteConnectionManager;
 
-use crate::error::Result;
+use rusqlite::Connection;
+
+use crate::error::{Error, Result};
 use crate::serial::Serial;
 use crate::stop::spawn;
 use crate::store::Store;
@@ -31,21 +33,40 @@ use indexer::Indexer;
 use schema::Stand;
 
 /// Where the index stands, for those who ask while it is being written.
-#[derive(Default)]
-pub struct State(Mutex<Option<Serial>>);
+pub struct State {
+    serial: Mutex<Option<Serial>>,
+    readers: Mutex<Option<Readers>>,
+    damaged: (Sender<()>, Receiver<()>),
+}
+
+/// Connections that search.
+type Readers = r2d2::Pool<SqliteConnectionManager>;
+
+impl Default for State {
+    fn default() -> Self {
+        let (serial, readers) = (Mutex::default(), Mutex::default());
+        Self { serial, readers, damaged: bounded(1) }
+    }
+}
 
 impl State {
     fn set(&self, stand: Option<Stand>) {
-        *lock(&self.0) = stand.map(|stand| stand.serial);
+        *lock(&self.serial) = stand.map(|stand| stand.serial);
     }
     fn serial(&self) -> Option<Serial> {
-        *lock(&self.0)
+        *lock(&self.serial)
+    }
+    fn set_readers(&self, readers: Readers) {
+        *lock(&self.readers) = Some(readers);
+    }
+    /// Where it is said that a search met damage.
+    fn damage(&self) -> Receiver<()> {
+        self.damaged.1.clone()
     }
 }
 
 /// The index of a running node.
 pub struct Search {
-    readers: r2d2::Pool<SqliteConnectionManager>,
     state: Arc<State>,
     stop: Sender<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -60,13 +81,27 @@ impl Search {
         let (stop, stopped) = bounded(1);
         let state = Arc::new(State::default());
         let indexer = Indexer::open(dir, store, state.clone(), stopped)?;
-        let readers = schema::readers(dir)?;
         let thread = spawn("search", move || indexer.run())?;
-        Ok(Self { readers, state, stop, thread: Mutex::new(Some(thread)) })
+        Ok(Self { state, stop, thread: Mutex::new(Some(thread)) })
     }
     /// All up to this serial can be found; `None` while the index is made for the first time.
     pub fn serial(&self) -> Option<Serial> {
         self.state.serial()
+    }
+    /// Runs `ask` on a connection of its own. An index that turns out to be damaged is made anew.
+    fn with<T>(&self, ask: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let readers = lock(&self.state.readers).clone();
+        let readers = readers.ok_or_else(|| Error::unavailable("there is no search yet"))?;
+        let connection = readers.get()?;
+        let txn = connection.unchecked_transaction()?;
+        ask(&txn).map_err(|error| match indexer::is_damage(&error) {
+            true => {
+                // There is room for one word, and one is enough.
+                self.state.damaged.0.try_send(()).unwrap_or_default();
+                Error::unavailable("the search index is damaged and is made anew").caused_by(error)
+            }
+            false => error,
+        })
     }
     /// Ends its thread. What it has written so far stays.
     pub fn stop(&self) {

@@ -73,16 +73,19 @@ pub fn project(
 fn place(index: &Connection, name: &IndexName) -> Result<Option<i64>> {
     let name = name.to_string();
     let mut find = index.prepare_cached("SELECT id FROM place WHERE name = ?1")?;
-    if let Some(id) = find.query_row([&name], |row| row.get(0)).optional()? {
+    let known: Option<i64> = find.query_row([&name], |row| row.get(0)).optional()?;
+    let id = match known {
+        Some(id) => id,
+        None => {
+            index.prepare_cached("INSERT INTO place (name) VALUES (?1)")?.execute([&name])?;
+            index.last_insert_rowid()
+        }
+    };
+    if id <= PLACES_MAX {
         return Ok(Some(id));
     }
-    index.prepare_cached("INSERT INTO place (name) VALUES (?1)")?.execute([&name])?;
-    let id = index.last_insert_rowid();
-    if PLACES_MAX < id {
-        log::warn!("{name} is not searched: there are too many indexes");
-        return Ok(None);
-    }
-    Ok(Some(id))
+    log::warn!("{name} is not searched: there are too many indexes");
+    Ok(None)
 }
 
 fn known(index: &Connection, name: &IndexName, project: &ProjectName) -> Result<Option<Known>> {
@@ -112,6 +115,11 @@ fn remove(index: &Connection, row: Row) -> Result<()> {
     remove_pages(index, row)?;
     take(index, row)?;
     index.prepare_cached("DELETE FROM project WHERE id = ?1")?.execute([row.project])?;
+    index
+        .prepare_cached(
+            "DELETE FROM place WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM project WHERE place = ?1)",
+        )?
+        .execute([row.place])?;
     Ok(())
 }
 

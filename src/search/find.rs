@@ -23,8 +23,9 @@ const MATCHES_MAX: usize = 2_000;
 const NAMES_MAX: usize = 100;
 /// Names that are looked at for that; some may be closed to the one who asks.
 const NAMES_LOOKED_AT_MAX: usize = 20_000;
-/// Closed indexes that are left out by the database already; with more, their matches take room.
-const CLOSED_MAX: usize = 200;
+/// Indexes that the database itself is told to leave out, or to keep to; with more of either, matches in closed ones
+/// take room among those that are ranked.
+const NAMED_MAX: usize = 500;
 /// Pages of documentation that are shown of one project.
 const PAGES_SHOWN: usize = 3;
 /// The longest page of documentation, unpacked.
@@ -99,11 +100,18 @@ impl Places {
 
     /// What is looked for, without what lies in closed indexes.
     fn narrow(&self, expression: String) -> String {
-        if self.closed.is_empty() || CLOSED_MAX < self.closed.len() {
+        let marks = |names: &mut dyn Iterator<Item = String>| {
+            let marks = names.map(|name| format!("\"{}\"", place_mark(&name)));
+            marks.collect::<Vec<_>>().join(" OR ")
+        };
+        if self.closed.is_empty() || NAMED_MAX < self.closed.len().min(self.open.len()) {
             return expression;
         }
-        let closed = self.closed.iter().map(|name| format!("\"{}\"", place_mark(name)));
-        format!("({expression} NOT marks:({}))", closed.collect::<Vec<_>>().join(" OR "))
+        if self.open.len() <= self.closed.len() {
+            let open = marks(&mut self.open.values().map(ToString::to_string));
+            return format!("({expression} AND marks:({open}))");
+        }
+        format!("({expression} NOT marks:({}))", marks(&mut self.closed.iter().cloned()))
     }
 }
 
@@ -140,24 +148,7 @@ impl Search {
         range: Range<usize>,
         may_read: &MayRead<'_>,
     ) -> Result<Found> {
-        let connection = self.readers.get()?;
-        let connection = connection.unchecked_transaction()?;
-        let places = Places::load(&connection, may_read)?;
-        let mut ranked = Ranked::default();
-        if places.open.is_empty() {
-            return Ok(Found::default());
-        }
-        if let Some(name) = query.name() {
-            by_name(&connection, name, &places, NAMES_MAX, &mut |row, _| ranked.add(row))?;
-        }
-        let has_more = by_text(&connection, query, &places, &mut ranked)?;
-        let end = range.end.min(ranked.order.len());
-        let mut hits = Vec::new();
-        for project in ranked.order.get(range.start.min(end)..end).unwrap_or_default() {
-            let pages = ranked.pages.get(project).map(Vec::as_slice).unwrap_or_default();
-            hits.extend(hit(&connection, *project, pages, &places, query.words())?);
-        }
-        Ok(Found { total: ranked.order.len(), has_more, hits })
+        self.with(|connection| find(connection, query, range, may_read))
     }
 
     /// Names of projects that begin like this, each with its index, at most `limit`.
@@ -170,15 +161,40 @@ impl Search {
         limit: usize,
         may_read: &MayRead<'_>,
     ) -> Result<Vec<(IndexName, String)>> {
-        let connection = self.readers.get()?;
-        let connection = connection.unchecked_transaction()?;
-        let places = Places::load(&connection, may_read)?;
-        let mut names = Vec::new();
-        by_name(&connection, name, &places, limit, &mut |row, name| {
-            names.extend(places.open.get(&row.place).map(|index| (index.clone(), name.to_owned())));
-        })?;
-        Ok(names)
+        self.with(|connection| {
+            let places = Places::load(connection, may_read)?;
+            let mut names = Vec::new();
+            by_name(connection, name, &places, limit, &mut |row, name| {
+                let index = places.open.get(&row.place);
+                names.extend(index.map(|index| (index.clone(), name.to_owned())));
+            })?;
+            Ok(names)
+        })
     }
+}
+
+fn find(
+    connection: &Connection,
+    query: &Query,
+    range: Range<usize>,
+    may_read: &MayRead<'_>,
+) -> Result<Found> {
+    let places = Places::load(connection, may_read)?;
+    let mut ranked = Ranked::default();
+    if places.open.is_empty() {
+        return Ok(Found::default());
+    }
+    if let Some(name) = query.name() {
+        by_name(connection, name, &places, NAMES_MAX, &mut |row, _| ranked.add(row))?;
+    }
+    let has_more = by_text(connection, query, &places, &mut ranked)?;
+    let end = range.end.min(ranked.order.len());
+    let mut hits = Vec::new();
+    for project in ranked.order.get(range.start.min(end)..end).unwrap_or_default() {
+        let pages = ranked.pages.get(project).map(Vec::as_slice).unwrap_or_default();
+        hits.extend(hit(connection, *project, pages, &places, query.words())?);
+    }
+    Ok(Found { total: ranked.order.len(), has_more, hits })
 }
 
 /// Projects whose names begin with a text in normal form, the shortest first, so that the very name leads.

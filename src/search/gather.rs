@@ -22,6 +22,8 @@ const DESCRIPTION_BYTES_MAX: usize = 64 << 10;
 const FIELD_BYTES_MAX: usize = 4 << 10;
 /// How much of one page is unpacked.
 const HTML_BYTES_MAX: u64 = 4 << 20;
+/// How much of all pages of one project is unpacked.
+const UNPACKED_BYTES_MAX: u64 = 256 << 20;
 /// How much text of one page is searched.
 const PAGE_BYTES_MAX: usize = 128 << 10;
 /// How much text of the documentation of one project.
@@ -153,12 +155,13 @@ pub fn pages(blobs: &Blobs, docs: &Docs) -> Result<Option<Vec<(String, PageText)
     let mut names: Vec<&str> = zip.names().filter(is_page).collect();
     names.sort_unstable();
     names.truncate(PAGES_MAX as usize);
-    let (mut pages, mut bytes) = (Vec::new(), 0);
+    let (mut pages, mut bytes, mut left) = (Vec::new(), 0, UNPACKED_BYTES_MAX);
     for name in names {
         let Some(page) = zip.page(name) else { continue };
-        let read = zip
-            .read(page)
-            .and_then(|reader| text::of_html(reader.take(HTML_BYTES_MAX), PAGE_BYTES_MAX));
+        let read = zip.read(page).and_then(|reader| {
+            text::of_html(reader.take(HTML_BYTES_MAX.min(left)), PAGE_BYTES_MAX)
+        });
+        left = left.saturating_sub(page.size_bytes.min(HTML_BYTES_MAX));
         match read {
             Ok(text) => {
                 bytes += text.body.len();
@@ -166,7 +169,7 @@ pub fn pages(blobs: &Blobs, docs: &Docs) -> Result<Option<Vec<(String, PageText)
             }
             Err(error) => log::info!("{name} in {} is not searched: {error}", docs.path),
         }
-        if DOCS_BYTES_MAX < bytes {
+        if DOCS_BYTES_MAX < bytes || left == 0 {
             log::info!("only the first {} pages of {} are searched", pages.len(), docs.path);
             break;
         }

@@ -1,12 +1,12 @@
 //! Keeps the index at the end of the log: one thread, behind the commits, in their order.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use crate::error::{Error, Result};
 use crate::model::{index, stage, user};
@@ -24,6 +24,8 @@ use super::{State, fill};
 const BATCH_BYTES: usize = 4 << 20;
 /// Projects that are written in one transaction of the index.
 const BATCH_PROJECTS: usize = 500;
+/// How long one transaction of the index, and one look at the store, lasts.
+const BATCH_TIME: Duration = Duration::from_millis(300);
 /// After a failure the index is left alone for so long.
 const PAUSE: Duration = Duration::from_secs(20);
 /// Files that came are looked for at most so often.
@@ -38,6 +40,7 @@ pub struct Indexer {
     state: Arc<State>,
     /// Said when the index is to end.
     stop: Receiver<()>,
+    dir: PathBuf,
 }
 
 /// Why the work ended before it was done.
@@ -68,12 +71,14 @@ impl Indexer {
         let stand = schema::stand(&index)?;
         let held = stand.map(|stand| store.chain_at(stand.serial)).transpose()?.flatten();
         state.set(stand.filter(|stand| held == Some(stand.chain)));
-        Ok(Self { store, index, state, stop })
+        state.set_readers(schema::readers(dir)?);
+        Ok(Self { store, index, state, stop, dir: dir.to_owned() })
     }
 
     /// Works until it is told to stop.
     pub fn run(mut self) {
         let (commits, files) = (self.store.clock().watch(), self.store.blobs().watch());
+        let damage = self.state.damage();
         let mut looked_at = Instant::now();
         let mut has_files = true;
         loop {
@@ -83,6 +88,7 @@ impl Indexer {
             });
             let pause = match done {
                 Err(Halt::Stopped) => return,
+                Err(Halt::Failed(error)) if is_damage(&error) && self.replace(&error) => None,
                 Err(Halt::Failed(error)) => {
                     log::warn!("the search index cannot be brought up to date: {error:?}");
                     Some(PAUSE)
@@ -102,6 +108,9 @@ impl Indexer {
             }
             select! {
                 recv(commits) -> _ => (),
+                recv(damage) -> _ => {
+                    self.replace(&Error::internal("a search met damage"));
+                }
                 recv(files) -> _ => {
                     has_files = true;
                     let left = FILES_PAUSE.saturating_sub(looked_at.elapsed());
@@ -126,8 +135,27 @@ impl Indexer {
         }
     }
 
+    /// Puts an empty index in the place of one that is damaged; false if that fails.
+    fn replace(&mut self, why: &Error) -> bool {
+        log::warn!("the search index is damaged and is made anew: {why:?}");
+        let opened = schema::remove(&self.dir)
+            .and_then(|()| Ok((schema::open(&self.dir)?, schema::readers(&self.dir)?)));
+        match opened {
+            Ok((index, readers)) => {
+                self.index = index;
+                self.state.set(None);
+                self.state.set_readers(readers);
+                true
+            }
+            Err(error) => {
+                log::warn!("it cannot be made anew: {error:?}");
+                false
+            }
+        }
+    }
+
     fn is_stopped(&self) -> bool {
-        !matches!(self.stop.try_recv(), Err(crossbeam_channel::TryRecvError::Empty))
+        !self.stop.is_empty()
     }
 
     fn catch_up(&mut self, tell: &mut dyn FnMut(u64)) -> std::result::Result<(), Halt> {
@@ -208,28 +236,40 @@ impl Indexer {
                 break;
             }
         }
-        self.write(dirty.into_iter(), Some(reached))?;
-        self.state.set(Some(reached));
+        if self.write(dirty.into_iter(), Some(reached))? {
+            self.state.set(Some(reached));
+        }
         Ok(())
     }
 
-    /// Brings projects up to date in one transaction, and notes the stand with it.
+    /// Brings projects up to date and notes the stand with the last of them; false if it was stopped before.
     fn write(
         &mut self,
         dirty: impl Iterator<Item = (IndexName, ProjectName)>,
         stand: Option<Stand>,
-    ) -> Result<()> {
-        let txn = self.index.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let read = self.store.read()?;
-        for (name, project) in dirty {
-            fill::project(&txn, &self.store, &read, (&name, &project))?;
+    ) -> Result<bool> {
+        let mut dirty = dirty.peekable();
+        loop {
+            let began = Instant::now();
+            let txn = self.index.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let read = self.store.read()?;
+            while began.elapsed() < BATCH_TIME
+                && let Some((name, project)) = dirty.next()
+            {
+                fill::project(&txn, &self.store, &read, (&name, &project))?;
+            }
+            drop(read);
+            if dirty.peek().is_none()
+                && let Some(stand) = stand
+            {
+                schema::set_stand(&txn, stand)?;
+            }
+            txn.commit()?;
+            let is_done = dirty.peek().is_none();
+            if is_done || self.is_stopped() {
+                return Ok(is_done);
+            }
         }
-        if let Some(stand) = stand {
-            schema::set_stand(&txn, stand)?;
-        }
-        drop(read);
-        txn.commit()?;
-        Ok(())
     }
 
     /// Takes in documentation whose file came after its record.
@@ -254,6 +294,18 @@ impl Indexer {
         }
         Ok(())
     }
+}
+
+/// Whether an error says that the file is not what it should be.
+pub(super) fn is_damage(error: &Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(rusqlite::Error::SqliteFailure(code, _)) = error.downcast_ref() {
+            return matches!(code.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The project of a stage that a key is about.

@@ -164,6 +164,89 @@ fn an_index_of_another_history_is_made_anew() {
 }
 
 #[test]
+fn no_query_is_an_error_to_the_database() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (store, writer) = begin(dir.path());
+    let search = Search::start(dir.path(), store.clone()).expect("starts");
+    register(&writer, "root/one", &[("name", "a-b"), ("version", "1"), ("summary", "c d")]);
+    settle(&search, &store);
+    for query in [
+        "a\0b",
+        "a\u{1}*",
+        "\"a",
+        "'",
+        "a:b",
+        "NEAR(a b)",
+        "{a}:b",
+        "a -b",
+        "+a",
+        "a.b",
+        "^a",
+        "a^b",
+        "NOT",
+        "NOT NOT a",
+        "a AND",
+        "OR a",
+        "(a",
+        "a)",
+        "()",
+        "*",
+        "**",
+        "a**",
+        "name:*",
+        "path:",
+        "type:nothing",
+        "type:title a",
+        "text:",
+        "a ANDMAYBE b ANDMAYBE c",
+        "(a ANDMAYBE b) ANDMAYBE (c OR d)",
+        "NOT a NOT b",
+        "a ANDNOT (b OR NOT c)",
+        "\u{4e2d}",
+        "\u{202e}a",
+        "a\nb",
+        "--",
+        "a;b",
+        "rowid",
+        "marks:all",
+        "\u{7f}",
+        "' '",
+        "'a' 'b'^3",
+    ] {
+        let found = search.find(&Query::parse(query), 0..10, &|_| Ok(true));
+        assert!(found.is_ok(), "{query:?}: {found:?}");
+    }
+}
+
+#[test]
+fn an_index_that_is_damaged_while_it_is_used_is_made_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (store, writer) = begin(dir.path());
+    let search = Search::start(dir.path(), store.clone()).expect("starts");
+    register(&writer, "root/one", &[("name", "former"), ("version", "1")]);
+    settle(&search, &store);
+    search.stop();
+    drop(search);
+    let file = dir.path().join("search.sqlite");
+    let mut bytes = std::fs::read(&file).expect("reads");
+    // All but the first pages, which tell that it is a database with these tables.
+    let start = bytes.len() / 3;
+    bytes[start..].fill(0xa5);
+    std::fs::write(&file, bytes).expect("writes");
+    let search = Search::start(dir.path(), store.clone()).expect("starts");
+    register(&writer, "root/one", &[("name", "present"), ("version", "1")]);
+    let deadline = Deadline::after(Duration::from_secs(20));
+    let is_whole = || {
+        let query = Query::parse("former OR present");
+        search.find(&query, 0..10, &|_| Ok(true)).is_ok_and(|found| found.total == 2)
+    };
+    while !is_whole() {
+        assert!(!deadline.is_past(), "it is not made anew");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn documentation_is_found_by_its_pages() {
     let dir = tempfile::tempdir().expect("a folder");
     let (store, writer) = begin(dir.path());
