@@ -26,7 +26,7 @@ use crate::store::txn::Read;
 
 use super::files::is_unmodified;
 use super::route::DocPage;
-use super::{App, Node, ask, at};
+use super::{App, Node, ask, at, web};
 
 /// How long browsers may show a page without asking; the word `latest` may mean another one soon.
 const CACHE: &str = "max-age=60";
@@ -68,6 +68,7 @@ impl Default for ZipCache {
 
 /// Documentation of one version.
 struct Docs {
+    index: IndexName,
     version: Version,
     link: ReleaseLink,
     record: Dict,
@@ -179,7 +180,7 @@ fn find(app: &App, request: &Request, name: &IndexName, page: &DocPage) -> Resul
     }
     let record = txn.get(&key::File(&release::file_path(link.path())?))?.unwrap_or_default();
     let is_behind = newest.is_some_and(|newest| newest != version);
-    Ok(Docs { version, link, record, serial: txn.serial(), others, is_behind })
+    Ok(Docs { index: name.clone(), version, link, record, serial: txn.serial(), others, is_behind })
 }
 
 /// Brings a zip from the master, as a client's request for it would.
@@ -263,7 +264,7 @@ fn answer(
         return Err(Error::not_found(format!("File {} not found in documentation.", page.page)));
     };
     if page.is_framed {
-        return Ok(at(docs.serial, framed(request, page, docs)));
+        return framed(app, request, page, docs);
     }
     let mut reader = zip.read(found)?;
     let body = match found.size_bytes <= SMALL_BYTES {
@@ -310,24 +311,24 @@ fn is_font(name: &str) -> bool {
 }
 
 /// Our own page with the page in a frame.
-fn framed(request: &Request, page: &DocPage, docs: &Docs) -> Response {
+fn framed(app: &App, request: &Request, page: &DocPage, docs: &Docs) -> Result<Response> {
+    let who = web::reader(app, request)?;
     // Addresses are relative, so that they hold behind any proxy. The path has the page's parts as they were sent.
     let path = request.path();
     let tail = path.split_once("/+d/").map_or("", |(_, tail)| tail.trim_end_matches('/'));
     let up = "../".repeat(path.trim_end_matches('/').matches('/').count() - DEPTH + 1);
     let others: Vec<_> =
         docs.others.iter().map(|(word, _)| (*word, format!("{up}../{word}/+d/{FIRST}"))).collect();
-    let html = draw::frame(&Frame {
+    let frame = Frame {
+        index: &docs.index.to_string(),
         project: &page.project,
         version: docs.version.as_str(),
         inside: &format!("{up}+doc/{tail}{}", query_of(request)),
         others: &others,
         is_behind: docs.is_behind,
-    });
-    Response::bytes(200, "text/html; charset=utf-8", html)
-        .with_header("Cache-Control", CACHE)
-        .with_header("Content-Security-Policy", draw::FRAME_POLICY)
-        .with_header("X-Content-Type-Options", "nosniff")
+    };
+    let html = draw::frame(&web::place(app, request, &who), &frame);
+    Ok(web::respond(200, docs.serial, html))
 }
 
 /// Slashes before the first part of a page: `/U/I/P/V/+d/`.

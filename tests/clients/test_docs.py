@@ -92,7 +92,7 @@ def test_the_frame_is_ours_and_strict(documented):
     answer = get(client, f"/{index}/pkg/1.0/+d/sub/index.html?a=%22%3E%3Cscript%3E")
     text = answer.body.decode()
     assert answer.status == 200 and 'src="../../+doc/sub/index.html?a=' in text
-    assert "<script" not in text and "not the newest release" in text
+    assert "><script>" not in text and "not the newest release" in text
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert get(client, f"/{index}/pkg/1.0/+d/nothing.html").status == 404
 
