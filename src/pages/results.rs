@@ -85,9 +85,9 @@ fn environments(result: &TestResult) -> Markup {
                             tr {
                                 th scope="row" { (environment.name) }
                                 td { (verdict(environment.is_passed)) }
-                                td { (environment.host) }
-                                td { (environment.platform) }
-                                td { (environment.python) }
+                                td data-label="Host" { (environment.host) }
+                                td data-label="Platform" { (environment.platform) }
+                                td data-label="Python" { (environment.python) }
                             }
                         }
                     }

@@ -190,6 +190,7 @@ fn files(place: &Place, shown: &VersionPage, parts: &[&str]) -> Markup {
                 }
                 @if let Some(why) = &file.yanked { @if !why.is_empty() { p { "Withdrawn: " (why) } } }
                 @if !file.sha256.is_empty() {
+                    p.quiet.label { "SHA-256" }
                     div.command data-label={ "SHA-256 of " (file.name) } {
                         pre tabindex="0" aria-label={ "SHA-256 of " (file.name) } { code { (file.sha256) } }
                     }
