@@ -287,7 +287,7 @@ def fill_others(pair: Pair):
 # A file with test results.
 TESTED = "plotline-1.1.0-py3-none-any.whl"
 # Pages that are not the same on a replica.
-OF_A_REPLICA = ("root", "changes")
+OF_A_REPLICA = ("root", "status", "changes")
 
 
 def pages() -> dict[str, str]:
@@ -306,6 +306,7 @@ def pages() -> dict[str, str]:
         "search": "/+search?query=chart",
         "search-none": "/+search?query=nothing-like-this",
         "searchhelp": "/+searchhelp",
+        "status": "/+status",
         "changes": "/+changes",
         "changes-index": "/ann/prod/+changes",
         "missing": "/ann/prod/nothing-here",

@@ -50,9 +50,11 @@ def shots(browser: Browser, pair: scene.Pair, folder: Path, names: list[str]):
             )
             context.set_default_timeout(PATIENCE_MS)
             page = context.new_page()
-            for name, address in scene.pages().items():
+            views = {name: pair.master.url + address for name, address in scene.pages().items()}
+            views["status-replica"] = pair.replica.url + scene.pages()["status"]
+            for name, address in views.items():
                 if not names or name in names:
-                    page.goto(pair.master.url + address)
+                    page.goto(address)
                     target = folder / f"{name}-{width}-{scheme}.png"
                     yield save(page, target, across)
             context.close()

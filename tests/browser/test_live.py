@@ -24,6 +24,39 @@ def test_an_upload_through_the_replica_appears_on_the_masters_changes(pair, page
     assert page.evaluate("window.neverReloaded"), "the page was not loaded again"
 
 
+def test_a_change_through_the_replica_moves_the_masters_status(pair, page):
+    pair.replica.wait_serial(pair.master.serial())
+    page.goto(f"{pair.master.url}/+status")
+    page.evaluate("window.neverReloaded = true")
+    main = page.get_by_role("main")
+    expect(main.locator("#verdict .tag")).to_have_text("ok")
+    row = main.locator("#replicas").get_by_role("row").nth(1)
+    expect(row).to_contain_text(str(pair.master.serial()))
+    with Client(pair.replica.url) as client:
+        client.login("ben", scene.PASSWORD)
+        scene.uploads(client, "ben/dev", "moves-status", "1.0", wheel("moves-status", "1.0"))
+    serial = str(pair.master.serial())
+    expect(main.get_by_role("heading", level=1)).to_contain_text(f"at serial {serial}")
+    expect(row).to_contain_text(serial)
+    assert page.evaluate("window.neverReloaded"), "the page was not loaded again"
+
+
+def test_a_master_that_is_gone_shows_by_itself(tmp_path, browser):
+    """On a pair of its own: the status says what is wrong and what to do, without a reload."""
+    pair = scene.start_pair(tmp_path, scene.binary())
+    try:
+        page = browser.new_page()
+        page.goto(f"{pair.replica.url}/+status")
+        verdict = page.locator("#verdict")
+        expect(verdict.locator(".tag")).to_have_text("ok")
+        pair.master.stop()
+        expect(verdict.locator(".tag")).to_have_text("degraded", timeout=30_000)
+        expect(verdict).to_contain_text("The master has not answered")
+        page.close()
+    finally:
+        pair.stop()
+
+
 def test_the_changes_of_an_index_are_its_own(pair, page):
     page.goto(f"{pair.master.url}/ann/prod/+changes")
     page.evaluate("window.neverReloaded = true")
