@@ -97,9 +97,6 @@ fn try_run(argv: impl IntoIterator<Item = OsString>) -> std::result::Result<(), 
     };
     match called {
         None => without_command(name, rest),
-        Some(Called::NotYet(what)) => {
-            Err(Refused::Fatal(format!("{what} is not supported yet")).into())
-        }
         Some(Called::Token) => {
             let shown = format!("{name} token");
             let token = token::Token::from_args(&[&shown], &token::split(rest)).map_err(early)?;
@@ -183,6 +180,7 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         }
         Command::Fsck(fsck) => (fsck.given(), None),
         Command::Verify(verify) => (verify.given(), None),
+        Command::Reindex(reindex) => (reindex.given(), None),
     };
     given.extend(plain.idle);
     let (settings, files) = read_settings(program, given)?;
@@ -207,6 +205,7 @@ fn start(program: Program, shown: &str, args: &[String]) -> std::result::Result<
         Program::Export | Program::Import => {
             return upkeep::transfer(program, &settings, config, operand);
         }
+        Program::Reindex => server::upkeep::reindex(&config),
         Program::Fsck | Program::Verify => return upkeep::check(program, &settings, &config),
     }?)
 }
@@ -229,6 +228,7 @@ fn command(
         Program::Import => args::Import::from_args(&[shown], rest).map(Command::Import),
         Program::Fsck => args::Fsck::from_args(&[shown], rest).map(Command::Fsck),
         Program::Verify => args::Verify::from_args(&[shown], rest).map(Command::Verify),
+        Program::Reindex => args::Reindex::from_args(&[shown], rest).map(Command::Reindex),
     }
 }
 

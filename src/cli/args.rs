@@ -440,6 +440,30 @@ command! {
 }
 
 command! {
+    /// Makes the search index of a folder anew, in which no node runs. A node keeps its index up to date by itself, and makes
+    /// one that is damaged anew too.
+    #[argh(subcommand, name = "reindex", help_triggers("-h", "--help"), usage = "[options]")]
+    Reindex
+    options {
+        /// YAML file with options
+        #[argh(short = 'c')]
+        configfile: Option;
+        /// the node's folder (default: ~/.devpi/server)
+        serverdir: Option;
+        /// storage backend; sqlite is the only one
+        storage: Option;
+        #[argh(hidden_help)]
+        /// has no meaning here
+        indexer_backend: Option;
+    }
+    switches {
+        /// log details
+        debug;
+    }
+    positional {}
+}
+
+command! {
     /// Checks a node's folder: the log with its chain, each value against the log, each file against its record, and the
     /// history against that of the master.
     #[argh(subcommand, name = "verify", help_triggers("-h", "--help"), usage = "[options]")]
@@ -539,6 +563,8 @@ pub enum Command {
     Fsck(Fsck),
     /// Check a node's log and files, also against the master.
     Verify(Verify),
+    /// Make the search index anew.
+    Reindex(Reindex),
     /// Write files for nginx, systemd and others.
     GenConfig(GenConfig),
     /// Make, list and revoke access tokens.

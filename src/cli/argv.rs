@@ -16,8 +16,6 @@ pub enum Called {
     Wait,
     /// The one that writes files about a node that need not be there.
     GenConfig,
-    /// One that it does not have yet, by its name.
-    NotYet(&'static str),
 }
 
 /// The programs: name as a subcommand, name as one of devpi's.
@@ -32,7 +30,7 @@ const PROGRAMS: &[(&str, &str, Called)] = &[
     ("import", "devpi-import", Called::Program(Program::Import)),
     ("fsck", "devpi-fsck", Called::Program(Program::Fsck)),
     ("gen-config", "devpi-gen-config", Called::GenConfig),
-    ("clear-search-index", "devpi-clear-search-index", Called::NotYet("clear-search-index")),
+    ("reindex", "devpi-clear-search-index", Called::Program(Program::Reindex)),
     ("promote", "", Called::Program(Program::Promote)),
     ("demote", "", Called::Program(Program::Demote)),
     ("follow", "", Called::Program(Program::Follow)),

@@ -4,7 +4,7 @@
 //! ignored in silence: it works, or it is refused, or a warning says why it has no meaning.
 
 use Program::{
-    Demote, Export, Follow, Fsck, GenSecret, Import, Init, Passwd, Promote, Serve, Verify,
+    Demote, Export, Follow, Fsck, GenSecret, Import, Init, Passwd, Promote, Reindex, Serve, Verify,
 };
 use Stand::{Idle, Missing, Works};
 use Takes::{Many, Nothing, One};
@@ -34,6 +34,8 @@ pub enum Program {
     Fsck,
     /// Checks the whole of a folder.
     Verify,
+    /// Makes the search index anew.
+    Reindex,
 }
 
 /// What follows an option.
@@ -86,8 +88,9 @@ impl Opt {
     }
 }
 
-const ALL: &[Program] =
-    &[Serve, Init, GenSecret, Passwd, Promote, Demote, Follow, Export, Import, Fsck, Verify];
+const ALL: &[Program] = &[
+    Serve, Init, GenSecret, Passwd, Promote, Demote, Follow, Export, Import, Fsck, Verify, Reindex,
+];
 const SERVE: &[Program] = &[Serve];
 const NEW: &[Program] = &[Init, Import];
 const NODE: &[Program] = &[Serve, Init];
@@ -95,12 +98,13 @@ const MASTER_URL: &[Program] = &[Serve, Init, Demote, Verify];
 const PROMOTE: &[Program] = &[Promote];
 const CHANGE: &[Program] = &[Promote, Demote, Follow, Verify];
 const STORAGE: &[Program] =
-    &[Serve, Init, Passwd, Promote, Demote, Follow, Export, Import, Fsck, Verify];
+    &[Serve, Init, Passwd, Promote, Demote, Follow, Export, Import, Fsck, Verify, Reindex];
 const LINKS: &[Program] = &[Serve, Export, Import];
 const EXPORT: &[Program] = &[Export];
 const IMPORT: &[Program] = &[Import];
 const FSCK: &[Program] = &[Fsck];
 const VERIFY: &[Program] = &[Verify];
+const INDEXED: &[Program] = &[Serve, Reindex];
 const SECRET: &[Program] = &[Serve, GenSecret];
 const SECRET_FILE: &[Program] = &[Serve, GenSecret, Demote, Verify];
 const CERT: &[Program] = &[Serve, Demote, Verify];
@@ -168,7 +172,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("debug-macros", Nothing, SERVE, Missing("")),
     opt("documentation-path", One, SERVE, Idle("documentation is never unpacked")),
     opt("keep-docs-packed", Nothing, SERVE, Idle("documentation is never unpacked")),
-    opt("indexer-backend", One, SERVE, Missing("")),
+    opt("indexer-backend", One, INDEXED, Idle("there is one search, and it is always on")),
     opt("no-root-pypi", Nothing, NEW, Works),
     opt("root-pypi-url", One, NEW, Works),
     opt("root-passwd", One, NEW, Works),

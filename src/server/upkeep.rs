@@ -10,12 +10,14 @@ use crate::error::{Context, Error, Result};
 use crate::http::client::{Client, ClientOptions};
 use crate::maintenance::export::{self, ExportOptions};
 use crate::maintenance::import::{Import, ImportOptions};
+use crate::maintenance::progress::Progress;
 use crate::maintenance::verify::{self, Report, Verify, VerifyOptions};
 use crate::nodeinfo::{NodeInfo, Role};
 use crate::password::{Passwords, is_usable_hash};
 use crate::replication::auth::Signer;
 use crate::replication::filter::Filter;
 use crate::replication::link::Link;
+use crate::search;
 use crate::secret::{ReplicaUuid, Secret};
 use crate::store::{self, Store};
 
@@ -159,6 +161,24 @@ pub fn verify(config: &Config, options: VerifyOptions) -> Result<Report> {
         link: link.as_ref(),
         writer: writer.as_ref(),
     })
+}
+
+/// Makes the search index of a folder anew.
+///
+/// # Errors
+/// `Kind::Conflict` if a node runs there; `Kind::Internal` if a database fails.
+pub fn reindex(config: &Config) -> Result<()> {
+    let dir = &config.serverdir;
+    let store = look(dir)?;
+    let _lock = lock_folder(dir)?;
+    let (mut progress, mut count) = (Progress::new("projects", None), 0);
+    search::make_anew(dir, store, &mut |more| {
+        count += more;
+        progress.add(more);
+    })?;
+    drop(progress);
+    log::info!("{count} projects of stages can be found; names of mirrors need no index");
+    Ok(())
 }
 
 /// A way to the master of a folder's node; `None` if it has none.
