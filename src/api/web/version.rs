@@ -104,7 +104,7 @@ fn draw(
     let held = release::links(&record);
     let files: Vec<_> = held.iter().filter(|link| link.is(Rel::ReleaseFile)).collect();
     let paging = Paging::new(page_asked, files.len(), FILES);
-    let files = files_of(app, &txn, (name, project, &who), &held, &files[paging.range()])?;
+    let files = files_of(app, &txn, &who, &held, &files[paging.range()])?;
     let serial = txn.serial();
     drop(txn);
     let rendered = (!written.is_empty()).then(|| app.descriptions.get(written, notation));
@@ -174,17 +174,14 @@ fn newer(versions: &[Version], shown: &Version) -> Option<String> {
 fn files_of(
     app: &App,
     txn: &ReadTxn,
-    (index, project, who): (&IndexName, &ProjectName, &Identity),
+    who: &Identity,
     held: &[ReleaseLink],
     shown: &[&ReleaseLink],
 ) -> Result<Vec<File>> {
     let (mut files, mut read) = (Vec::new(), 0);
-    let offered = txn.get(&key::SimpleLinks(index, project))?.unwrap_or_default().links;
     let mut readable = Readable { app, txn, who, known: HashMap::new() };
     for link in shown {
         let mut file = file_of(app, txn, link)?;
-        let simple = offered.iter().find(|simple| simple.path() == link.path());
-        file.yanked = simple.and_then(why_yanked);
         file.history = history(&mut readable, link)?;
         for result in results_of(held, link).into_iter().take(RESULTS_SHOWN) {
             read += 1;

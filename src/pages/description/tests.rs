@@ -135,6 +135,19 @@ fn tables_of_rest() {
 }
 
 #[test]
+fn contents_are_those_of_the_text() {
+    let html = rest("All\n===\n\n.. contents:: Inside\n\nOne\n---\n\nTwo\n~~~\n\nThree\n-----\n");
+    let link = |id: &str, text: &str| {
+        format!(
+            "<li><a href=\"#user-content-{id}\" rel=\"nofollow noopener noreferrer\">{text}</a>"
+        )
+    };
+    let (one, two, three) = (link("one", "One"), link("two", "Two"), link("three", "Three"));
+    let nested = format!("<ul>{one}<ul>{two}</li></ul></li>{three}</li></ul>");
+    has(&html, &["<div class=\"contents\"><p>Inside</p>", &nested]);
+}
+
+#[test]
 fn rest_brings_in_nothing_from_elsewhere() {
     let html = rest(
         "Text\n\n.. raw:: html\n\n   <script>alert(1)</script>\n\n.. include:: /etc/passwd\n\n\

@@ -232,6 +232,9 @@ impl Writer {
 
     fn contents(&mut self, title: &str) {
         let titles = std::mem::take(&mut self.defs.titles);
+        // The one title above all others is that of the text itself.
+        let tops = titles.iter().filter(|(level, ..)| *level == 0).count();
+        let top = usize::from(tops == 1 && 1 < titles.len() && titles[0].0 == 0);
         if titles.is_empty() {
             return;
         }
@@ -240,8 +243,8 @@ impl Writer {
             self.element("p", title);
         }
         let mut depth = 0;
-        for (level, text, id) in &titles {
-            let wanted = (level + 1).min(depth + 1).min(6);
+        for (level, text, id) in &titles[top..] {
+            let wanted = (level + 1 - top).min(depth + 1).min(6);
             while wanted <= depth {
                 self.out.push_str("</li>");
                 if wanted == depth {
