@@ -58,6 +58,7 @@ pub(super) fn gather(app: &App) -> Result<Standing> {
     let downwards = |(uuid, replica, lag): &(String, Replica, Option<Lag>)| Downwards {
         name: name_of(uuid, replica),
         refusal: replica.refusal,
+        are_two: replica.are_two(),
         silent: silent_for(replica),
         lag: *lag,
     };

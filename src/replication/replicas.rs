@@ -74,6 +74,10 @@ impl Replica {
         let lasting = |replica: &Self| (replica.held, replica.files, replica.refusal);
         lasting(self) != lasting(before)
     }
+    /// Whether two nodes take turns under its uuid.
+    pub fn are_two(&self) -> bool {
+        self.starts.are_two(SystemTime::now())
+    }
     /// How long it has asked nothing.
     pub fn silent_for(&self) -> Duration {
         self.last_request.elapsed().unwrap_or_default()
@@ -90,7 +94,7 @@ impl Replica {
             "outside-url": self.outside_url,
             "version": self.version,
             "state": self.state(),
-            "twins": self.starts.are_two(SystemTime::now()),
+            "twins": self.are_two(),
             "silent-seconds": self.silent_for().as_secs_f64(),
             "epoch": self.position.as_ref().map(|position| position.epoch),
             "position": self.position.as_ref().map(WirePosition::to_json),

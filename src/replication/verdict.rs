@@ -99,6 +99,8 @@ pub struct Downwards {
     pub name: String,
     /// Why it is refused, if it is.
     pub refusal: Option<&'static str>,
+    /// Whether two nodes take turns under its uuid.
+    pub are_two: bool,
     /// How long no request of it was open; none while one is.
     pub silent: Option<Duration>,
     /// How far it is behind, as far as that is known.
@@ -268,6 +270,12 @@ fn of_replica(replica: &Downwards) -> Option<Finding> {
         };
         return Some(degraded(what, advice));
     }
+    if replica.are_two {
+        return Some(degraded(
+            format!("Two nodes take turns as replica {name}: one is a copy of the other."),
+            "Make one of them anew with twinpi init, so that it has a name of its own.",
+        ));
+    }
     if let Some(silent) = replica.silent.filter(|silent| SILENT <= *silent) {
         return Some(degraded(
             format!("Replica {name} has asked for nothing for {}.", span(silent)),
@@ -360,7 +368,8 @@ mod tests {
 
     fn down(change: impl FnOnce(&mut Downwards)) -> Signs {
         let lag = Some(lag(0.0, 0.0, 0));
-        let mut down = Downwards { name: "berlin".into(), refusal: None, silent: None, lag };
+        let mut down =
+            Downwards { name: "berlin".into(), refusal: None, are_two: false, silent: None, lag };
         change(&mut down);
         Signs { downwards: vec![down], ..Signs::default() }
     }
@@ -439,6 +448,7 @@ mod tests {
             (down(silent(360_000)), Degraded, "nothing for 4 days"),
             (down(|down| down.lag = Some(lag(61.0, 0.0, 0))), Degraded, "berlin is 61 s behind"),
             (down(|down| down.lag = Some(lag(9000.0, 0.0, 0))), Degraded, "berlin is 2 h behind"),
+            (down(|down| down.are_two = true), Degraded, "take turns as replica berlin"),
             (down(refused("forked")), Degraded, "a way of its own"),
             (down(refused("ahead")), Degraded, "has changes that this node has not"),
             (down(refused("gone")), Degraded, "no longer kept"),
