@@ -15,6 +15,7 @@ use crate::replication::handshake::WirePosition;
 use crate::replication::lag::Lag;
 use crate::replication::replicas::Replica;
 use crate::serial::Serial;
+use crate::store::changelog::Written;
 
 use super::super::live::Mark;
 use super::super::standing::{self, OWN, name_of, silent_for};
@@ -37,8 +38,9 @@ pub fn page(app: &App, request: &Request) -> Result<Response> {
     let live = Live { mark: Mark::of(app).text(), every: EVERY };
     let standing = standing::gather(app)?;
     let position = WirePosition::of(&app.store)?;
-    let clock = app.store.clock();
-    let (serial, committed) = (clock.now(), clock.moved_at());
+    let serial = app.store.clock().now();
+    let written = serial.map(|serial| app.store.written(serial)).transpose()?.flatten();
+    let committed = written.map(|(Written::Committed(at) | Written::Applied(at))| at);
     let failed = match &standing.own {
         Some(own) => failed(app, request, own)?,
         None => Vec::new(),
@@ -52,7 +54,7 @@ pub fn page(app: &App, request: &Request) -> Result<Response> {
         outside_url: app.config.outside_url.as_deref(),
         epoch: app.store.epoch(),
         chain: &chain(&position),
-        committed: serial.map(|_| committed),
+        committed,
         takes_replicas: app.serves().is_some(),
         up: standing.own.as_ref().map(|own| up(app, own)),
         down: &down,
