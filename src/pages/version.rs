@@ -139,7 +139,9 @@ fn aside(place: &Place, shown: &VersionPage, parts: &[&str]) -> Markup {
         @if shown.has_docs {
             p { a.button.main href={ (place.link(parts)) "/+d/index.html" } { "Read the documentation" } }
         }
-        h2 { "About" }
+        @if !(shown.facts.is_empty() && shown.links.is_empty() && shown.lists.is_empty()) {
+            h2 { "About" }
+        }
         dl.facts {
             @for (name, text) in &shown.facts { dt { (name) } dd { (text) } }
             @if !shown.links.is_empty() {
