@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import hostile
 import pytest
 import scene
@@ -9,7 +12,8 @@ from playwright.sync_api import expect
 
 from nodes import Client
 
-SAFE_SCHEMES = {"http:", "https:", "mailto:"}
+# What a link may lead to; `:` is that of an address which is none, and leads nowhere.
+SAFE_SCHEMES = {"http:", "https:", "mailto:", ":"}
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +117,26 @@ def test_documentation_reaches_nothing_outside_of_its_frame(harmed, open_context
         told = inside.locator("#told")
         expect(told).to_have_text("reached:")
         assert page.url == address and page.evaluate("'RAN' in window") is False
+
+
+def test_what_the_clients_tests_upload_runs_nothing_either(pair, open_context):
+    """The same table that an HTML parser reads in tests/clients, with zips and names of its own."""
+    place = importlib.util.spec_from_file_location("clients_hostile", scene.ROOT / "tests/clients/hostile.py")
+    table = importlib.util.module_from_spec(place)
+    sys.modules[place.name] = table
+    place.loader.exec_module(table)
+    with Client(pair.master.url) as client:
+        client.expect(201, "PUT", "/eve", {"password": scene.PASSWORD})
+        client.login("eve", scene.PASSWORD)
+        client.expect(200, "PUT", "/eve/dev", {"type": "stage", "volatile": "True", "bases": ""})
+        filled = table.fill(client, "eve", "eve/dev")
+    context, watch = open_context()
+    watch.wanted = {400, 401, 404, 422}
+    page = context.new_page()
+    wrong = []
+    # Frames of documentation are looked at above; what addresses carry, too.
+    for address in (one for one in filled.pages if one.startswith("/eve/dev/evil-") and "/+d/" not in one):
+        wrong += runs_nothing(page, pair.master.url + address)
+        if table.MARK in page.title():
+            wrong.append(f"{address}: ran")
+    assert wrong == []
