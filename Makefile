@@ -15,7 +15,7 @@ SEED ?=
 export TWINPI_BINARY = $(abspath $(BINARY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-browser screenshots test-kill torture-kill test-faults torture backlog compat compat-clients live propagation bench map dist clean
+.PHONY: help demo run build check test test-rust test-clients test-all test-model test-transcript test-browser screenshots test-kill torture-kill test-faults torture backlog compat compat-clients live propagation search-bench bench map dist clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ compat: $(BUILT) ## a real devpi-server as the master of a twinpi, as its replic
 compat-clients: ## the client tests against devpi-server itself: what they expect is what it does
 	TWINPI_BINARY="$$($(PYTHON) scripts/clients_venv.py compat)/devpi-server" \
 		"$$($(PYTHON) scripts/clients_venv.py)/python" -m pytest tests/clients -m "not ours and not transcript"
+
+search-bench: ## how fast 100,000 projects are indexed and asked for
+	cargo test --release --lib -- --ignored --nocapture search::bench
 
 propagation: $(BUILT) ## how long a change takes from a commit to one replica, and to 50
 	scripts/propagation "$(BINARY)"

@@ -3,6 +3,8 @@
 //! The index has what stages hold: names, metadata, documentation. Names of mirrors' projects are not in it: they are
 //! in memory, sorted, and asked there. Who may read what is not in it either: each question says which indexes count.
 
+#[cfg(test)]
+mod bench;
 mod fill;
 mod find;
 mod gather;

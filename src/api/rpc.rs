@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use roxmltree::{Document, Node};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::model::stage;
@@ -13,14 +13,13 @@ use crate::names::IndexName;
 use crate::pages::escape;
 use crate::search::query::Query;
 
-use crate::store::txn::Read as _;
-
 use super::access::Reading;
 use super::search::Sight;
 use super::{App, access, at};
 
 /// The media type of requests and answers.
 pub const XML: &str = "text/xml";
+const CONTENT_TYPE: &str = "text/xml; charset=utf-8";
 /// The longest request; real ones have a few hundred bytes.
 const BYTES_MAX: u64 = 64 << 10;
 /// Most results.
@@ -49,16 +48,20 @@ struct Asked {
 /// # Errors
 /// Those of `App::read_index`.
 pub fn answer(app: &App, mut request: Request, name: &IndexName) -> Result<Response> {
-    let Reading { txn, index, .. } = app.read_index(&request, name)?;
-    let order = stage::resolution_order(&txn, index)?;
-    let serial = txn.serial();
-    drop(txn);
+    let serial = app.store.clock().now();
+    let order = match app.read_index(&request, name) {
+        Ok(Reading { txn, index, .. }) => stage::resolution_order(&txn, index)?,
+        Err(error) if error.kind == Kind::NotFound => {
+            return Ok(at(serial, Response::bytes(200, CONTENT_TYPE, fault(&error.message))));
+        }
+        Err(error) => return Err(error),
+    };
     let found = read(&mut request).and_then(|asked| {
         let names: Vec<IndexName> = order.into_iter().map(|index| index.name).collect();
         search(app, &request, &asked, &names)
     });
     let text = found.unwrap_or_else(|error| fault(&error.message));
-    Ok(at(serial, Response::bytes(200, "text/xml; charset=utf-8", text)))
+    Ok(at(serial, Response::bytes(200, CONTENT_TYPE, text)))
 }
 
 fn read(request: &mut Request) -> Result<Asked> {
