@@ -8,7 +8,7 @@ use crate::store::Store;
 use crate::store::txn::Read;
 
 use super::gather::{self, Docs, Found};
-use super::query::{EVERYTHING, PART_CHARS_MIN, mark};
+use super::query::{EVERYTHING, PART_CHARS_MIN, exact_mark, mark};
 use super::schema::{PLACES_MAX, Row};
 use super::text::PageText;
 
@@ -236,7 +236,7 @@ fn marks(index: &IndexName, project: &ProjectName, kind: &str) -> String {
 
 /// The mark of all documents of an index.
 pub fn place_mark(index: &str) -> String {
-    mark('w', index)
+    exact_mark('w', index)
 }
 
 /// The ends of a name's words, so that what begins inside a word is found too.

@@ -147,12 +147,17 @@ impl Query {
 
 /// A name's mark of one kind: what stands in the column of marks, all in letters and digits so that it is one token.
 pub fn mark(kind: char, text: &str) -> String {
+    exact_mark(kind, &text.to_lowercase())
+}
+
+/// The same where `a` and `A` are two things. The database itself makes no difference between them.
+pub fn exact_mark(kind: char, text: &str) -> String {
     let mut mark = String::with_capacity(text.len() + 1);
     mark.push(kind);
-    for byte in text.to_lowercase().bytes() {
+    for byte in text.bytes() {
         match byte {
             b'q' => mark.push_str("q71"),
-            b if b.is_ascii_alphanumeric() => mark.push(char::from(b)),
+            b if b.is_ascii_lowercase() || b.is_ascii_digit() => mark.push(char::from(b)),
             b => mark.push_str(&format!("q{b:02x}")),
         }
     }

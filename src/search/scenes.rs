@@ -24,7 +24,7 @@ fn begin(dir: &Path) -> (Arc<Store>, Writer) {
     let (store, writer) = store::open(dir, 4).expect("opens");
     let make = |txn: &mut WriteTxn<'_>| {
         setup::first(txn, "hash", None)?;
-        for index in ["root/one", "root/two"] {
+        for index in ["root/one", "root/two", "root/Two", "root/three", "root/four"] {
             let fields = json!({"type": "stage"});
             index::create(txn, &name(index), fields.as_object().expect("an object"))?;
         }
@@ -115,7 +115,7 @@ fn closed_indexes_are_neither_shown_nor_counted() {
     let dir = tempfile::tempdir().expect("a folder");
     let (store, writer) = begin(dir.path());
     let search = Search::start(dir.path(), store.clone()).expect("starts");
-    for index in ["root/one", "root/two"] {
+    for index in ["root/one", "root/two", "root/Two", "root/three", "root/four"] {
         register(
             &writer,
             index,
@@ -131,6 +131,10 @@ fn closed_indexes_are_neither_shown_nor_counted() {
         let nothing = search.find(&Query::parse(query), 0..10, &|_| Ok(false)).expect("searches");
         assert_eq!(nothing, super::Found::default(), "{query}");
     }
+    // The names of indexes are told apart by case, and one that is closed takes nothing from one that is not.
+    let most = |index: &IndexName| Ok(*index != name("root/Two"));
+    let found = search.find(&Query::parse("quokka"), 0..10, &most).expect("searches");
+    assert_eq!(found.total, 4);
     let only = |index: &IndexName| Ok(*index == name("root/one"));
     let suggested = search.suggest("sec", 5, &only).expect("suggests");
     assert_eq!(suggested, [(name("root/one"), "secret-thing".to_owned())]);

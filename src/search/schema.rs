@@ -14,7 +14,7 @@ use crate::store::changelog::Chain;
 /// The file in the server's folder.
 pub const FILE: &str = "search.sqlite";
 /// Changes when the tables or what stands in them does; an index of another version is made anew.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Connections that search.
 const READERS: u32 = 6;
 /// How long a search waits for one.
