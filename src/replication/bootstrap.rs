@@ -106,6 +106,14 @@ impl<'a> Bootstrap<'a> {
         forget(&self.folder)
     }
 
+    /// Removes what is left in the server's folder `dir` of one that is not gone on with.
+    ///
+    /// # Errors
+    /// `Kind::Internal` if the disk refuses.
+    pub fn sweep(dir: &Path) -> Result<()> {
+        forget(&dir.join(FOLDER))
+    }
+
     fn attempt(&self) -> Attempt<Option<PathBuf>> {
         let Some(manifest) = self.manifest()? else { return Ok(None) };
         let began = Instant::now();
@@ -166,6 +174,7 @@ impl<'a> Bootstrap<'a> {
         file.seek(SeekFrom::End(0))?;
         let (mut heard_at, mut told_at) = (Instant::now(), Instant::now());
         while number < manifest.pieces.len() {
+            let mut pause = Duration::ZERO;
             match self.piece(manifest, number) {
                 Ok(bytes) => {
                     file.write_all(&bytes)?;
@@ -175,10 +184,10 @@ impl<'a> Bootstrap<'a> {
                 }
                 Err(Halt::Failed(error)) if heard_at.elapsed() < PATIENCE => {
                     log::info!("piece {number} of the snapshot did not come: {error}");
+                    pause = PAUSE;
                 }
                 Err(halt) => return Err(halt),
             }
-            let pause = if heard_at.elapsed() < PAUSE { Duration::ZERO } else { PAUSE };
             if (self.sleep)(pause) {
                 return Err(Halt::Stopped);
             }
@@ -232,7 +241,9 @@ impl<'a> Bootstrap<'a> {
         let timeouts = Timeouts { connect: CONNECT, response_head: READ, per_read: READ };
         let answer = self.link.get(&target, &[], timeouts)?;
         let mut text = Vec::new();
-        answer.body.take(MANIFEST_BYTES_MAX).read_to_end(&mut text)?;
+        // A connection that breaks here is no failure of the own disk.
+        let cut = |e| Error::new(Kind::BadGateway, "the connection broke").caused_by(e);
+        answer.body.take(MANIFEST_BYTES_MAX).read_to_end(&mut text).map_err(cut)?;
         let told: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
         match told["chain"].as_str() == Some(&hex(&manifest.end.chain)) {
             true => Ok(()),

@@ -21,6 +21,8 @@ use crate::sync::{Mutex, lock};
 pub const FOLDER: &str = ".snapshot";
 /// Bytes of the database in one piece.
 pub const PIECE_BYTES: usize = 4 << 20;
+/// The longest that a packed piece may be, in bytes: what cannot be packed grows a little by it.
+const PACKED_BYTES_MAX: u64 = PIECE_BYTES as u64 + (64 << 10);
 /// The largest database that is handed out as a snapshot, in bytes.
 pub const BYTES_MAX: u64 = 256 << 30;
 /// A snapshot that is further behind than this is made anew for the next one who asks.
@@ -78,7 +80,7 @@ impl Manifest {
         }
         let (mut pieces, mut offset) = (Vec::new(), 0_u64);
         for piece in json["pieces"].as_array()? {
-            let packed_bytes = piece[0].as_u64()?;
+            let packed_bytes = piece[0].as_u64().filter(|bytes| *bytes <= PACKED_BYTES_MAX)?;
             let sha256 = Digest::parse(piece[1].as_str()?)?;
             pieces.push(Piece { offset, packed_bytes, sha256 });
             offset = offset.checked_add(packed_bytes)?;
@@ -222,4 +224,30 @@ pub fn unpack(piece: &Piece, packed: &[u8], size_bytes: usize) -> Result<Vec<u8>
     let bytes = zstd::bulk::decompress(packed, PIECE_BYTES)
         .map_err(|e| wrong("cannot be unpacked").caused_by(e))?;
     if bytes.len() == size_bytes { Ok(bytes) } else { Err(wrong("has another length")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_with_a_piece_that_is_too_long_is_refused() {
+        let end = Position { serial: Serial::new(7).expect("valid"), chain: [1; 32] };
+        let manifest = |packed_bytes| Manifest {
+            id: "0a".repeat(16),
+            end,
+            size_bytes: 5,
+            sha256: Digest::of(b"whole"),
+            pieces: vec![Piece { offset: 0, packed_bytes, sha256: Digest::of(b"packed") }],
+        };
+        let good = manifest(PACKED_BYTES_MAX);
+        assert_eq!(Manifest::of_json(&good.to_json()), Some(good));
+        assert_eq!(Manifest::of_json(&manifest(PACKED_BYTES_MAX + 1).to_json()), None);
+        assert_eq!(Manifest::of_json(&manifest(u64::MAX).to_json()), None);
+        let noise: Vec<u8> = (0..PIECE_BYTES as u64)
+            .map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u8)
+            .collect();
+        let packed = zstd::bulk::compress(&noise, LEVEL).expect("packs").len() as u64;
+        assert!(packed <= PACKED_BYTES_MAX, "{packed}");
+    }
 }

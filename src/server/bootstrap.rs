@@ -36,6 +36,8 @@ pub(super) fn open(
         && config.secretfile.is_some()
         && config.bootstrap != BootstrapOption::Log;
     if !may_begin {
+        // The log was begun with, or a crash came after a snapshot was put in place.
+        Bootstrap::sweep(dir)?;
         return Ok((store, writer, info));
     }
     let Some(link) = upkeep::link(config, &info)? else { return Ok((store, writer, info)) };
