@@ -148,7 +148,7 @@ const HELP: [(&str, &str, &str); 11] = [
     (
         "Words",
         "plot charts",
-        "All of them have to be there. A word may be the beginning of a longer one.",
+        "All of them have to be there. A word of three letters and more may be the beginning of a longer one.",
     ),
     (
         "Names",

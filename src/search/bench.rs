@@ -12,6 +12,7 @@ use crate::model::{index, setup, upload};
 use crate::names::IndexName;
 use crate::store;
 
+/// As many projects are made, unless `TWINPI_PROJECTS` says otherwise.
 const PROJECTS: usize = 100_000;
 const AT_ONCE: usize = 500;
 /// Words that stand in many descriptions.
@@ -61,6 +62,9 @@ fn spent() -> Duration {
 #[test]
 #[ignore = "takes minutes; prints"]
 fn a_hundred_thousand_projects() {
+    let projects =
+        std::env::var("TWINPI_PROJECTS").ok().and_then(|n| n.parse().ok()).unwrap_or(PROJECTS);
+    let words = std::env::var("TWINPI_WORDS").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
     let dir = tempfile::tempdir().expect("a folder");
     let (store, writer) = store::open(dir.path(), 4).expect("opens");
     let name = IndexName::parse("root/dev").expect("valid");
@@ -71,7 +75,7 @@ fn a_hundred_thousand_projects() {
         })
         .expect("commits");
     let mut numbers = Numbers(7);
-    for chunk in 0..PROJECTS / AT_ONCE {
+    for chunk in 0..projects / AT_ONCE {
         writer
             .write(|txn| {
                 let index = index::require(txn, &name)?;
@@ -84,7 +88,7 @@ fn a_hundred_thousand_projects() {
                         ("summary", numbers.words(8)),
                         ("author", numbers.words(2)),
                         ("keywords", numbers.words(3)),
-                        ("description", numbers.words(150)),
+                        ("description", numbers.words(words)),
                     ];
                     let fields: Vec<_> =
                         fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
@@ -103,10 +107,10 @@ fn a_hundred_thousand_projects() {
         .map(|file| file.len())
         .sum();
     println!(
-        "{PROJECTS} projects indexed in {:.1} s, {:.1} s of processor time: {:.0} a second of that; {} MB on disk",
+        "{projects} projects with descriptions of {words} words indexed in {:.1} s, {:.1} s of processor time: {:.0} a second of that; {} MB on disk",
         wall.as_secs_f64(),
         used.as_secs_f64(),
-        PROJECTS as f64 / used.as_secs_f64(),
+        projects as f64 / used.as_secs_f64(),
         bytes / 1_000_000
     );
     let search = Search::start(dir.path(), store.clone()).expect("starts");

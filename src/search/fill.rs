@@ -50,7 +50,12 @@ pub fn project(
     let has_docs = known.as_ref().is_some_and(|k| k.docs.as_deref() == wanted && !k.is_waiting);
     let is_waiting = match (&found.docs, has_docs) {
         (_, true) => false,
-        (docs, false) => !write_pages(index, store, (name, project), row, docs.as_ref())?,
+        (docs, false) => {
+            if known.is_some() {
+                remove_pages(index, row)?;
+            }
+            !write_pages(index, store, (name, project), row, docs.as_ref())?
+        }
     };
     index
         .prepare_cached(
@@ -65,8 +70,10 @@ pub fn project(
             found.docs.as_ref().map(|docs| docs.version.as_str()),
             is_waiting
         ])?;
-    let document = Document::of_project(name, project, &found);
-    put(index, row, &document)
+    if known.is_some() {
+        take(index, row)?;
+    }
+    put(index, row, &Document::of_project(name, project, &found))
 }
 
 /// The row of an index's name, made if there is none; `None` if there are too many.
@@ -148,7 +155,6 @@ fn write_pages(
     row: Row,
     docs: Option<&Docs>,
 ) -> Result<bool> {
-    remove_pages(index, row)?;
     let Some(docs) = docs else { return Ok(true) };
     let Some(pages) = gather::pages(store.blobs(), docs)? else { return Ok(false) };
     for (number, (path, text)) in (1..).zip(pages) {
@@ -252,8 +258,8 @@ fn parts(project: &ProjectName) -> String {
     parts.join(" ")
 }
 
+/// Writes a row that is not there.
 fn put(index: &Connection, row: Row, document: &Document<'_>) -> Result<()> {
-    take(index, row)?;
     index
         .prepare_cached(
             "INSERT INTO text (rowid, name, parts, title, summary, keywords, author, body, marks)

@@ -24,8 +24,10 @@ use super::{State, fill};
 const BATCH_BYTES: usize = 4 << 20;
 /// Projects that are written in one transaction of the index.
 const BATCH_PROJECTS: usize = 500;
-/// How long one transaction of the index, and one look at the store, lasts.
-const BATCH_TIME: Duration = Duration::from_millis(300);
+/// The same while the index is made: what is gathered in memory first is merged less often on disk.
+const FILL_PROJECTS: usize = 2_500;
+/// How long one look at the store lasts, and how soon a stop is heard.
+const LOOK_TIME: Duration = Duration::from_millis(300);
 /// After a failure the index is left alone for so long.
 const PAUSE: Duration = Duration::from_secs(20);
 /// Files that came are looked for at most so often.
@@ -197,6 +199,8 @@ impl Indexer {
     /// Puts in all that there is. What changes meanwhile comes by the log, after `stand`.
     fn fill(&mut self, stand: Stand, tell: &mut dyn FnMut(u64)) -> std::result::Result<(), Halt> {
         self.clear()?;
+        // Merged once, at the end, and not again and again on the way.
+        schema::set_merging(&self.index, false)?;
         let names = {
             let txn = self.store.read()?;
             let mut names = Vec::new();
@@ -209,7 +213,7 @@ impl Indexer {
         };
         for name in names {
             let projects = stage::projects(&self.store.read()?, &name)?;
-            for some in projects.chunks(BATCH_PROJECTS) {
+            for some in projects.chunks(FILL_PROJECTS) {
                 let dirty = some.iter().map(|project| (name.clone(), ProjectName::new(project)));
                 self.write(dirty, None)?;
                 tell(some.len() as u64);
@@ -218,6 +222,8 @@ impl Indexer {
                 }
             }
         }
+        self.index.execute("INSERT INTO text (text) VALUES ('optimize')", [])?;
+        schema::set_merging(&self.index, true)?;
         self.write(std::iter::empty(), Some(stand))?;
         Ok(())
     }
@@ -249,27 +255,21 @@ impl Indexer {
         stand: Option<Stand>,
     ) -> Result<bool> {
         let mut dirty = dirty.peekable();
-        loop {
-            let began = Instant::now();
-            let txn = self.index.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let read = self.store.read()?;
-            while began.elapsed() < BATCH_TIME
+        let txn = self.index.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        while dirty.peek().is_some() && self.stop.is_empty() {
+            let (began, read) = (Instant::now(), self.store.read()?);
+            while began.elapsed() < LOOK_TIME
                 && let Some((name, project)) = dirty.next()
             {
                 fill::project(&txn, &self.store, &read, (&name, &project))?;
             }
-            drop(read);
-            if dirty.peek().is_none()
-                && let Some(stand) = stand
-            {
-                schema::set_stand(&txn, stand)?;
-            }
-            txn.commit()?;
-            let is_done = dirty.peek().is_none();
-            if is_done || self.is_stopped() {
-                return Ok(is_done);
-            }
         }
+        let is_done = dirty.peek().is_none();
+        if let (true, Some(stand)) = (is_done, stand) {
+            schema::set_stand(&txn, stand)?;
+        }
+        txn.commit()?;
+        Ok(is_done)
     }
 
     /// Takes in documentation whose file came after its record.

@@ -12,7 +12,7 @@ const TERMS_MAX: usize = 24;
 const DEPTH_MAX: usize = 16;
 /// How often a boosted term is counted at most.
 const BOOST_MAX: usize = 4;
-/// Parts of names are found inside words from this length on, in characters.
+/// From this length on, in characters, words are found by their beginnings, and names by what they have inside.
 pub const PART_CHARS_MIN: usize = 3;
 
 /// What a term is looked for in.
@@ -265,10 +265,12 @@ fn draw_term(term: &Term, columns: &str) -> String {
         Field::Text => {
             let is_odd = |c: char| c == '"' || c.is_control();
             let quoted = term.text.replace(is_odd, " ");
-            // Words may always be the beginning of longer ones: people see results while they type.
-            let star = if term.is_quoted && !term.is_prefix { "" } else { "*" };
-            let in_text = format!("{{{columns}}}:\"{quoted}\"{star}");
+            // Words may be the beginning of longer ones, since people see results while they type. What is shorter
+            // begins so many that it says little.
             let last = last_word(&term.text);
+            let is_short = last.chars().count() < PART_CHARS_MIN;
+            let star = if term.is_prefix || !term.is_quoted && !is_short { "*" } else { "" };
+            let in_text = format!("{{{columns}}}:\"{quoted}\"{star}");
             let has_parts = columns.split(' ').any(|column| column == "name");
             match has_parts
                 && !term.is_quoted
@@ -482,25 +484,27 @@ mod tests {
     #[test]
     fn the_language_is_devpi_webs() {
         for (text, wanted) in [
-            ("ab", "{x}:\"ab\"*"),
+            ("ab", "{x}:\"ab\""),
+            ("ab*", "{x}:\"ab\"*"),
+            ("abc", "{x}:\"abc\"*"),
             ("plot", "{x}:\"plot\"*"),
-            ("type:summary ab", "(marks:\"tsummary\" AND {summary}:\"ab\"*)"),
-            ("a b", "({x}:\"a\"* AND {x}:\"b\"*)"),
-            ("a AND b", "({x}:\"a\"* AND {x}:\"b\"*)"),
-            ("a OR b c", "({x}:\"a\"* OR ({x}:\"b\"* AND {x}:\"c\"*))"),
-            ("(a OR b) c", "(({x}:\"a\"* OR {x}:\"b\"*) AND {x}:\"c\"*)"),
-            ("a NOT b", "(({x}:\"a\"*) NOT ({x}:\"b\"*))"),
-            ("a ANDNOT b", "(({x}:\"a\"*) NOT ({x}:\"b\"*))"),
-            ("NOT a", "(marks:\"all\" NOT {x}:\"a\"*)"),
-            ("a ANDMAYBE b", "({x}:\"a\"* OR ({x}:\"a\"* AND ({x}:\"b\"*)))"),
+            ("type:summary ab", "(marks:\"tsummary\" AND {summary}:\"ab\")"),
+            ("a b", "({x}:\"a\" AND {x}:\"b\")"),
+            ("a AND b", "({x}:\"a\" AND {x}:\"b\")"),
+            ("a OR b c", "({x}:\"a\" OR ({x}:\"b\" AND {x}:\"c\"))"),
+            ("(a OR b) c", "(({x}:\"a\" OR {x}:\"b\") AND {x}:\"c\")"),
+            ("a NOT b", "(({x}:\"a\") NOT ({x}:\"b\"))"),
+            ("a ANDNOT b", "(({x}:\"a\") NOT ({x}:\"b\"))"),
+            ("NOT a", "(marks:\"all\" NOT {x}:\"a\")"),
+            ("a ANDMAYBE b", "({x}:\"a\" OR ({x}:\"a\" AND ({x}:\"b\")))"),
             ("'a b'", "{x}:\"a b\""),
             ("\"a b\"", "{x}:\"a b\""),
-            ("a^2", "({x}:\"a\"* OR {x}:\"a\"*)"),
+            ("a^2", "({x}:\"a\" OR {x}:\"a\")"),
             ("user:ann", "marks:\"uann\""),
             ("name:A_b", "marks:\"naq2db\""),
             ("path:/ann/*", "marks:\"pq2fannq2f\"*"),
             ("classifiers:'A :: B'", "marks:\"caq20q3aq3aq20b\""),
-            ("text:ab", "{x}:\"ab\"*"),
+            ("text:ab", "{x}:\"ab\""),
             ("type:project", "marks:\"tproject\""),
         ] {
             assert_eq!(drawn(text), wanted, "{text}");

@@ -14,7 +14,7 @@ use crate::store::changelog::Chain;
 /// The file in the server's folder.
 pub const FILE: &str = "search.sqlite";
 /// Changes when the tables or what stands in them does; an index of another version is made anew.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// Connections that search.
 const READERS: u32 = 6;
 /// How long a search waits for one.
@@ -56,8 +56,9 @@ const TABLES: &str = "
     CREATE TABLE page (id INTEGER PRIMARY KEY, path TEXT NOT NULL, title TEXT NOT NULL, body BLOB NOT NULL);
     CREATE VIRTUAL TABLE text USING fts5(
         name, parts, title, summary, keywords, author, body, marks,
-        content='', contentless_delete=1, prefix='2 3 4'
+        content='', contentless_delete=1, prefix='3'
     );
+    INSERT INTO text (text, rank) VALUES ('hashsize', 16777216);
 ";
 
 /// Where an index stands.
@@ -153,6 +154,18 @@ pub fn readers(dir: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {
         .test_on_check_out(false)
         .connection_timeout(WAIT)
         .build(manager)?)
+}
+
+/// Has the texts merged while they are written, as is usual, or left as they come.
+///
+/// # Errors
+/// `Kind::Internal` if the database fails.
+pub fn set_merging(connection: &Connection, is_on: bool) -> Result<()> {
+    let (automerge, crisismerge) = if is_on { (8, 16) } else { (0, 1_000) };
+    let mut set = connection.prepare_cached("INSERT INTO text (text, rank) VALUES (?1, ?2)")?;
+    set.execute(params!["automerge", automerge])?;
+    set.execute(params!["crisismerge", crisismerge])?;
+    Ok(())
 }
 
 /// Where the index stands; `None` if it was never filled.

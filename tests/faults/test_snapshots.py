@@ -16,7 +16,7 @@ from proxy import Proxy, Trouble
 
 PIECES = (b"GET /+snapshot/",)
 # What the parts of a database of some 14 MB need to be several pieces: text that cannot be packed.
-USERS, DESCRIPTION_BYTES = 5, 3_000_000
+CHANGES, DESCRIPTION_BYTES = 140, 100_000
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def long(cluster):
     cluster.start(replicas=0)
     master = cluster.master
     with cluster.client(master) as client:
-        for number in range(USERS):
+        for _ in range(CHANGES):
             text = base64.b64encode(secrets.token_bytes(DESCRIPTION_BYTES * 3 // 4)).decode()
-            client.expect(201, "PUT", f"/user{number}", {"password": "x", "description": text})
+            client.expect(200, "PATCH", "/ann", {"description": text})
     cluster.uploaded(master, "hello")
     proxy = Proxy(master.port)
     cluster.proxies.append(proxy)
