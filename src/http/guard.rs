@@ -286,6 +286,9 @@ impl Round {
             && info.bytes_received != watch.quiet_bytes
             && sockets::has_pending(socket);
         self.has_pending |= seen.has_pending;
+        if !seen.is_busy && watch.is_long(&seen) {
+            seen.unread_bytes = os::unread(socket);
+        }
         match watch.judge(&seen, &engine.options, self.now) {
             Verdict::Keep => {}
             Verdict::Idle(since) => self.idle.push((since, key)),

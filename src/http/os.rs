@@ -80,6 +80,14 @@ pub(super) fn tcp_info(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     })
 }
 
+/// How many bytes have come that this process has not read yet.
+pub(super) fn unread(socket: &impl AsRawFd) -> u64 {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the pointer is to a live number of the type that this request writes.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    if result == 0 { u64::try_from(count).unwrap_or(0) } else { 0 }
+}
+
 /// Raises the limit of open files as far as the system lets it, and says how many that are.
 pub(super) fn raise_open_files() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -141,9 +149,11 @@ mod tests {
         assert_eq!(copy.peer_addr().unwrap().as_socket(), Some(peer));
         let info = tcp_info(&copy).unwrap();
         assert_eq!((info.state, info.bytes_received), (ESTABLISHED, 5));
+        assert_eq!(unread(&copy), 5);
         drop(client);
         let mut rest = Vec::new();
         io::Read::read_to_end(&mut &server, &mut rest).unwrap();
+        assert_eq!(unread(&copy), 0);
         assert_eq!(tcp_info(&copy).unwrap().state, CLOSE_WAIT);
     }
 

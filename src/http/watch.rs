@@ -19,6 +19,8 @@ pub(super) struct Watch {
     /// Since when it has no request under way.
     idle_since: Instant,
     requests: u32,
+    /// Whether a request was under way at the last look: what came of it since then is nothing of the next.
+    was_busy: bool,
     /// Bytes that had come when the last request was done.
     pub quiet_bytes: u64,
     head_since: Option<Instant>,
@@ -40,6 +42,8 @@ pub(super) struct Seen {
     phase: Phase,
     body_bytes: u64,
     pub has_pending: bool,
+    /// Bytes that have come and were not read yet, where that was asked for.
+    pub unread_bytes: u64,
 }
 
 /// What to do about a connection.
@@ -67,6 +71,7 @@ impl Seen {
             phase: connection.map_or(Phase::Ours, Connection::phase),
             body_bytes: connection.map_or(0, Connection::body_bytes),
             has_pending: false,
+            unread_bytes: 0,
         }
     }
 }
@@ -77,6 +82,7 @@ impl Watch {
         Self {
             idle_since: now,
             requests: 0,
+            was_busy: false,
             quiet_bytes: 0,
             head_since: None,
             pending_since: None,
@@ -91,6 +97,7 @@ impl Watch {
     pub(super) fn judge(&mut self, seen: &Seen, limits: &ServerOptions, now: Instant) -> Verdict {
         if seen.is_busy {
             self.requests = seen.requests;
+            self.was_busy = true;
             self.rest(seen, now);
             return self.judge_busy(seen, limits, now);
         }
@@ -101,13 +108,14 @@ impl Watch {
         if !seen.has_pending {
             self.pending_since = None;
         }
-        if seen.requests != self.requests {
+        if std::mem::take(&mut self.was_busy) || seen.requests != self.requests {
             self.requests = seen.requests;
             self.rest(seen, now);
         } else if seen.info.bytes_received > self.quiet_bytes {
             let since = *self.head_since.get_or_insert(now);
-            // Half of the limit again for what framing counts differently, and for a request of the next.
-            if seen.info.bytes_received - self.quiet_bytes > 2 * HEAD_BYTES_MAX as u64 {
+            // Half of the limit again for what framing counts differently, and for a request of the next. What nobody
+            // has read yet may be a body, whose request is about to be taken.
+            if self.is_long(seen) {
                 return Verdict::Cut("its head is too long");
             }
             if now - since > limits.head_timeout {
@@ -117,6 +125,12 @@ impl Watch {
             return Verdict::End;
         }
         Verdict::Idle(self.idle_since)
+    }
+
+    /// Whether more has come and was read since the last request than a head may have.
+    pub(super) fn is_long(&self, seen: &Seen) -> bool {
+        let read = seen.info.bytes_received.saturating_sub(seen.unread_bytes);
+        read.saturating_sub(self.quiet_bytes) > 2 * HEAD_BYTES_MAX as u64
     }
 
     /// Between two requests.
@@ -223,6 +237,30 @@ mod tests {
         assert_eq!(scene.at(1), Verdict::Keep);
         scene.seen.info.bytes_received += 1;
         assert!(matches!(scene.at(2), Verdict::Cut(_)));
+    }
+
+    #[test]
+    fn a_body_that_is_there_before_its_request_is_taken_is_no_head() {
+        let mut scene = Scene::new();
+        scene.seen.info.bytes_received = 3_000_000;
+        scene.seen.unread_bytes = 3_000_000 - 400;
+        assert_eq!(scene.at(1), Verdict::Keep);
+        scene.seen.unread_bytes = 0;
+        assert!(matches!(scene.at(2), Verdict::Cut(_)));
+    }
+
+    #[test]
+    fn the_rest_of_a_body_is_no_head_of_the_next_request() {
+        let mut scene = Scene::new();
+        (scene.seen.requests, scene.seen.is_busy) = (1, true);
+        scene.seen.info.bytes_received = 100_000;
+        assert_eq!(scene.at(1), Verdict::Keep);
+        scene.seen.is_busy = false;
+        scene.seen.info.bytes_received = 3_000_000;
+        assert_eq!(scene.at(2), Verdict::Keep);
+        assert_eq!(scene.at(50), Verdict::Keep);
+        scene.seen.info.bytes_received += 2 * HEAD_BYTES_MAX as u64 + 1;
+        assert!(matches!(scene.at(60), Verdict::Cut(_)));
     }
 
     #[test]
