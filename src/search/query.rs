@@ -260,7 +260,10 @@ fn draw_term(term: &Term, columns: &str) -> String {
                 'n' if !term.is_quoted => crate::names::ProjectName::new(&term.text).to_string(),
                 _ => term.text.clone(),
             };
-            format!("marks:\"{}\"{star}", mark(kind, &text))
+            match place_of(term) {
+                Some(place) => format!("marks:\"{place}\""),
+                None => format!("marks:\"{}\"{star}", mark(kind, &text)),
+            }
         }
         Field::Text => {
             let is_odd = |c: char| c == '"' || c.is_control();
@@ -285,6 +288,20 @@ fn draw_term(term: &Term, columns: &str) -> String {
     match term.boost {
         0 | 1 => drawn,
         times => format!("({})", vec![drawn; times].join(" OR ")),
+    }
+}
+
+/// The mark of all that lies below a whole user or a whole index, as in `path:/ann/dev/*`: one word for what else would
+/// be the beginning of thousands.
+fn place_of(term: &Term) -> Option<String> {
+    if term.field != Field::Mark('p') || !term.is_prefix {
+        return None;
+    }
+    let place = term.text.strip_prefix('/')?.strip_suffix('/')?;
+    match place.split('/').count() {
+        1 if !place.is_empty() => Some(mark('u', place)),
+        2 => Some(exact_mark('w', place)),
+        _ => None,
     }
 }
 
@@ -502,7 +519,10 @@ mod tests {
             ("a^2", "({x}:\"a\" OR {x}:\"a\")"),
             ("user:ann", "marks:\"uann\""),
             ("name:A_b", "marks:\"naq2db\""),
-            ("path:/ann/*", "marks:\"pq2fannq2f\"*"),
+            ("path:/ann/*", "marks:\"uann\""),
+            ("path:/ann/dev/*", "marks:\"wannq2fdev\""),
+            ("path:/ann/de*", "marks:\"pq2fannq2fde\"*"),
+            ("path:/*", "marks:\"pq2f\"*"),
             ("classifiers:'A :: B'", "marks:\"caq20q3aq3aq20b\""),
             ("text:ab", "{x}:\"ab\""),
             ("type:project", "marks:\"tproject\""),
