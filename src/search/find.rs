@@ -231,15 +231,22 @@ fn by_text(
     ranked: &mut Ranked,
 ) -> Result<bool> {
     let Some(expression) = query.expression(COLUMNS) else { return Ok(false) };
+    // Of what stands nearly everywhere enough is found by whole words, which costs far less than beginnings.
+    let whole = query.whole_expression(COLUMNS).map(|whole| places.narrow(whole));
+    let whole = whole.map(|whole| newest(connection, &whole)).transpose()?.unwrap_or_default();
+    let is_frequent = MATCHES_MAX < whole.len();
     let expression = places.narrow(expression);
-    let newest = newest(connection, &expression)?;
+    let newest = if is_frequent { whole } else { self::newest(connection, &expression)? };
     let has_more = MATCHES_MAX < newest.len();
     let found = match has_more {
         false if newest.is_empty() => newest,
         false => best(connection, &expression)?,
         true => {
-            let short = query.expression(SHORT_COLUMNS).map(|short| places.narrow(short));
-            let mut found = match short {
+            let short = match is_frequent {
+                true => query.whole_expression(SHORT_COLUMNS),
+                false => query.expression(SHORT_COLUMNS),
+            };
+            let mut found = match short.map(|short| places.narrow(short)) {
                 Some(short) => self::newest(connection, &short)?,
                 None => Vec::new(),
             };

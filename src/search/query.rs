@@ -4,6 +4,9 @@
 //! No text is an error: what cannot be understood is taken for words. Nothing that was typed reaches FTS5 but inside
 //! quotes.
 
+#[cfg(test)]
+mod tests;
+
 /// The longest query that is read, in characters.
 pub const CHARS_MAX: usize = 400;
 /// Most terms of a query; later ones are passed over.
@@ -141,7 +144,12 @@ impl Query {
 
     /// The expression that FTS5 takes, looking for words in `columns`; `None` if there is nothing to look for.
     pub fn expression(&self, columns: &str) -> Option<String> {
-        self.node.as_ref().map(|node| draw(node, columns))
+        self.node.as_ref().map(|node| draw(node, Way { columns, is_whole: false }))
+    }
+
+    /// The same for whole words alone: it finds less, and where that is much, far sooner.
+    pub fn whole_expression(&self, columns: &str) -> Option<String> {
+        self.node.as_ref().map(|node| draw(node, Way { columns, is_whole: true }))
     }
 }
 
@@ -184,20 +192,30 @@ fn collect_words(node: &Node, words: &mut Vec<String>) {
     }
 }
 
-fn draw(node: &Node, columns: &str) -> String {
+/// How words are looked for.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    /// In which columns.
+    columns: &'a str,
+    /// Whether only whole words count.
+    is_whole: bool,
+}
+
+fn draw(node: &Node, way: Way<'_>) -> String {
     let each = |nodes: &[Node], word: &str| {
-        let drawn: Vec<String> = nodes.iter().map(|node| draw(node, columns)).collect();
+        let drawn: Vec<String> = nodes.iter().map(|node| draw(node, way)).collect();
         format!("({})", drawn.join(word))
     };
     match node {
-        Node::Term(term) => draw_term(term, columns),
+        Node::Term(term) => draw_term(term, way),
         Node::Or(nodes) => each(nodes, " OR "),
-        Node::Not(_) => format!("(marks:\"{EVERYTHING}\" NOT {})", draw(inner(node), columns)),
-        Node::Maybe(one, other) => draw_maybe(one, other, columns),
+        Node::Not(_) => format!("(marks:\"{EVERYTHING}\" NOT {})", draw(inner(node), way)),
+        Node::Maybe(one, other) => draw_maybe(one, other, way),
         Node::And(nodes) => {
-            let columns = nodes.iter().find_map(column_of_type).unwrap_or(columns);
+            let columns = nodes.iter().find_map(column_of_type).unwrap_or(way.columns);
+            let way = Way { columns, ..way };
             let each = |nodes: &[Node], word: &str| {
-                let drawn: Vec<String> = nodes.iter().map(|node| draw(node, columns)).collect();
+                let drawn: Vec<String> = nodes.iter().map(|node| draw(node, way)).collect();
                 format!("({})", drawn.join(word))
             };
             let (without, with): (Vec<Node>, Vec<Node>) =
@@ -217,13 +235,13 @@ fn draw(node: &Node, columns: &str) -> String {
 
 /// What has the first, and counts more if it has one of the others too. The first is written twice, so only where it
 /// has nothing of the kind within: else a chain of these would double at each link.
-fn draw_maybe(one: &Node, other: &Node, columns: &str) -> String {
-    let (mut first, mut others) = (one, vec![draw(other, columns)]);
+fn draw_maybe(one: &Node, other: &Node, way: Way<'_>) -> String {
+    let (mut first, mut others) = (one, vec![draw(other, way)]);
     while let Node::Maybe(one, other) = first {
-        others.push(draw(other, columns));
+        others.push(draw(other, way));
         first = one;
     }
-    let drawn = draw(first, columns);
+    let drawn = draw(first, way);
     match has_maybe(first) {
         true => drawn,
         false => format!("({drawn} OR ({drawn} AND ({})))", others.join(" OR ")),
@@ -252,7 +270,7 @@ fn inner(node: &Node) -> &Node {
     }
 }
 
-fn draw_term(term: &Term, columns: &str) -> String {
+fn draw_term(term: &Term, way: Way<'_>) -> String {
     let star = if term.is_prefix { "*" } else { "" };
     let drawn = match term.field {
         Field::Mark(kind) => {
@@ -272,9 +290,10 @@ fn draw_term(term: &Term, columns: &str) -> String {
             // begins so many that it says little.
             let last = last_word(&term.text);
             let is_short = last.chars().count() < PART_CHARS_MIN;
-            let star = if term.is_prefix || !term.is_quoted && !is_short { "*" } else { "" };
-            let in_text = format!("{{{columns}}}:\"{quoted}\"{star}");
-            let has_parts = columns.split(' ').any(|column| column == "name");
+            let is_begun = !term.is_quoted && !is_short && !way.is_whole;
+            let star = if term.is_prefix || is_begun { "*" } else { "" };
+            let in_text = format!("{{{}}}:\"{quoted}\"{star}", way.columns);
+            let has_parts = !way.is_whole && way.columns.split(' ').any(|column| column == "name");
             match has_parts
                 && !term.is_quoted
                 && PART_CHARS_MIN <= last.chars().count()
@@ -487,129 +506,5 @@ impl Parser<'_> {
                 None
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn drawn(text: &str) -> String {
-        Query::parse(text).expression("x").unwrap_or_default()
-    }
-
-    #[test]
-    fn the_language_is_devpi_webs() {
-        for (text, wanted) in [
-            ("ab", "{x}:\"ab\""),
-            ("ab*", "{x}:\"ab\"*"),
-            ("abc", "{x}:\"abc\"*"),
-            ("plot", "{x}:\"plot\"*"),
-            ("type:summary ab", "(marks:\"tsummary\" AND {summary}:\"ab\")"),
-            ("a b", "({x}:\"a\" AND {x}:\"b\")"),
-            ("a AND b", "({x}:\"a\" AND {x}:\"b\")"),
-            ("a OR b c", "({x}:\"a\" OR ({x}:\"b\" AND {x}:\"c\"))"),
-            ("(a OR b) c", "(({x}:\"a\" OR {x}:\"b\") AND {x}:\"c\")"),
-            ("a NOT b", "(({x}:\"a\") NOT ({x}:\"b\"))"),
-            ("a ANDNOT b", "(({x}:\"a\") NOT ({x}:\"b\"))"),
-            ("NOT a", "(marks:\"all\" NOT {x}:\"a\")"),
-            ("a ANDMAYBE b", "({x}:\"a\" OR ({x}:\"a\" AND ({x}:\"b\")))"),
-            ("'a b'", "{x}:\"a b\""),
-            ("\"a b\"", "{x}:\"a b\""),
-            ("a^2", "({x}:\"a\" OR {x}:\"a\")"),
-            ("user:ann", "marks:\"uann\""),
-            ("name:A_b", "marks:\"naq2db\""),
-            ("path:/ann/*", "marks:\"uann\""),
-            ("path:/ann/dev/*", "marks:\"wannq2fdev\""),
-            ("path:/ann/de*", "marks:\"pq2fannq2fde\"*"),
-            ("path:/*", "marks:\"pq2f\"*"),
-            ("classifiers:'A :: B'", "marks:\"caq20q3aq3aq20b\""),
-            ("text:ab", "{x}:\"ab\""),
-            ("type:project", "marks:\"tproject\""),
-        ] {
-            assert_eq!(drawn(text), wanted, "{text}");
-        }
-    }
-
-    #[test]
-    fn names_are_found_by_what_stands_inside_their_words() {
-        let drawn = |text| Query::parse(text).expression("name body").unwrap_or_default();
-        assert_eq!(drawn("plot"), "({name body}:\"plot\"* OR parts:\"plot\"*)");
-        assert_eq!(drawn("'plot'"), "{name body}:\"plot\"");
-        assert_eq!(
-            drawn("type:project plot"),
-            "(marks:\"tproject\" AND ({name}:\"plot\"* OR parts:\"plot\"*))"
-        );
-    }
-
-    #[test]
-    fn nothing_that_is_typed_is_an_error_or_gets_out_of_its_quotes() {
-        for text in [
-            "",
-            "(",
-            ")",
-            "((((",
-            "a)b",
-            "AND",
-            "OR OR",
-            "NOT",
-            "a AND",
-            "ANDMAYBE a",
-            "\"",
-            "'a",
-            "a\" OR marks:\"x",
-            "name:",
-            "name:\"",
-            "path:*",
-            "^2",
-            "a^",
-            "a^nan",
-            "*",
-            "-- ;drop",
-            "NEAR(a b)",
-            "{a b}:c",
-            "a + b",
-            "name:(a b)",
-            "\u{0}",
-            "a:b:c",
-        ] {
-            let query = Query::parse(text);
-            if let Some(expression) = query.expression("x") {
-                assert_eq!(expression.matches('"').count() % 2, 0, "{text}: {expression}");
-                assert!(!expression.contains("\"\"\""), "{text}");
-            }
-        }
-        let long = "(".repeat(5000) + &"a ".repeat(5000);
-        assert!(Query::parse(&long).expression("x").unwrap_or_default().len() < 4000);
-    }
-
-    #[test]
-    fn what_becomes_of_a_query_is_hardly_longer_than_the_query() {
-        for part in [
-            "a ANDMAYBE ",
-            "(a ANDMAYBE b) OR ",
-            "(a ANDMAYBE (b ANDMAYBE ",
-            "NOT (a ",
-            "a^9 ANDMAYBE ",
-            "(a OR b) ANDMAYBE (",
-            "a ANDMAYBE NOT ",
-            "type:page a ANDMAYBE (",
-        ] {
-            let query = part.repeat(100);
-            let length = Query::parse(&query)
-                .expression(super::super::schema::COLUMNS)
-                .map_or(0, |e| e.len());
-            assert!(length < 40_000, "{part}: {length}");
-        }
-    }
-
-    #[test]
-    fn words_alone_may_be_a_name() {
-        let name = |text: &str| Query::parse(text).name().map(str::to_owned);
-        assert_eq!(name("Grid Tools"), Some("grid-tools".to_owned()));
-        assert_eq!(name("grid_tools"), Some("grid-tools".to_owned()));
-        assert_eq!(name("a OR b"), None);
-        assert_eq!(name("user:ann"), None);
-        assert_eq!(name("'a'"), None);
     }
 }
