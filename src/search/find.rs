@@ -232,14 +232,19 @@ fn by_text(
 ) -> Result<bool> {
     let Some(expression) = query.expression(COLUMNS) else { return Ok(false) };
     // Of what stands nearly everywhere enough is found by whole words, which costs far less than beginnings.
-    let whole = query.whole_expression(COLUMNS).map(|whole| places.narrow(whole));
-    let whole = whole.map(|whole| newest(connection, &whole)).transpose()?.unwrap_or_default();
-    let is_frequent = MATCHES_MAX < whole.len();
+    let by_whole = places.narrow(query.whole_expression(COLUMNS).unwrap_or_default());
+    let whole = newest(connection, &by_whole)?;
+    let (is_frequent, has_whole) = (MATCHES_MAX < whole.len(), !whole.is_empty());
     let expression = places.narrow(expression);
     let newest = if is_frequent { whole } else { self::newest(connection, &expression)? };
     let has_more = MATCHES_MAX < newest.len();
     let found = match has_more {
         false if newest.is_empty() => newest,
+        false if has_whole => {
+            let mut found = best(connection, &by_whole)?;
+            found.extend(newest);
+            found
+        }
         false => best(connection, &expression)?,
         true => {
             let short = match is_frequent {

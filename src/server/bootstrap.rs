@@ -15,7 +15,7 @@ use crate::store::{self, Store, Writer, snapshot};
 use super::{End, READERS_EXTRA, change, upkeep};
 
 /// A log with fewer entries is taken as it is: that is sooner done than a snapshot is made.
-const ENTRIES_MIN: u64 = 20_000;
+const ENTRIES_MIN: u64 = 500_000;
 
 /// Opens the folder of a node, and settles what the node is.
 ///
