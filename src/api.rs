@@ -378,7 +378,6 @@ fn run(app: &Call, request: Request, route: Route) -> Result<Reply> {
             }
             _ => projects::show_version(app, request, &index, &project, version),
         },
-        Route::Unsupported(what) => Err(unsupported(what)),
         // What is about the node itself was answered before.
         _ => Err(Error::forbidden("Replication protocol disabled")),
     }
@@ -401,10 +400,6 @@ fn about_node(app: &Call, request: &Request, route: &Route) -> Option<Result<Res
         Route::Badge => Ok(health::badge(app)),
         _ => return None,
     })
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::new(Kind::Unsupported, format!("{what}: not supported by this version"))
 }
 
 /// Adds the headers that every answer carries, also to one that comes later.

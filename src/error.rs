@@ -24,8 +24,6 @@ pub enum Kind {
     Conflict,
     /// The body or a part of it is over a limit (413).
     TooLarge,
-    /// Known, but not offered by this version (501).
-    Unsupported,
     /// Another machine answered wrongly or not at all (502).
     BadGateway,
     /// This node cannot do it at present; trying again makes sense (503).

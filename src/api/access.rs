@@ -110,8 +110,7 @@ fn addressed(route: &Route) -> Option<(Cow<'_, IndexName>, Use)> {
         | Route::Tokens(_)
         | Route::TokenCreate(_)
         | Route::TokenRevoke(..)
-        | Route::Index(..)
-        | Route::Unsupported(_) => None,
+        | Route::Index(..) => None,
     }
 }
 

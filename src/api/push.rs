@@ -34,12 +34,9 @@ const URLENCODED_BYTES_MAX: u64 = 32 << 20;
 /// if it were url-encoded.
 ///
 /// # Errors
-/// `Kind::TooLarge` for such a body over the limit; `Kind::Unsupported` for a search by XML-RPC.
+/// `Kind::TooLarge` for such a body over the limit.
 pub fn is_meant(request: &mut Request) -> Result<bool> {
     let kind = request.headers.get("content-type").unwrap_or_default();
-    if kind.starts_with("text/xml") {
-        return Err(super::unsupported("search by XML-RPC"));
-    }
     if multipart::is_multipart(kind) {
         return Ok(false);
     }

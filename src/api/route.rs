@@ -101,8 +101,6 @@ pub enum Route {
     Results(IndexName, ResultsOf),
     /// `GET /U/I/pypi/P/json` and `/U/I/pypi/P/V/json`
     Legacy(IndexName, String, Option<String>),
-    /// Something that devpi-server has and this version does not; the text says what.
-    Unsupported(&'static str),
 }
 
 /// A page of documentation.
@@ -224,8 +222,7 @@ impl Route {
             | Self::Metadata(_)
             | Self::Docs(..)
             | Self::Results(..)
-            | Self::Legacy(..)
-            | Self::Unsupported(_) => Access::Read,
+            | Self::Legacy(..) => Access::Read,
         }
     }
 

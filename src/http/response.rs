@@ -134,7 +134,6 @@ pub fn status(kind: Kind) -> u16 {
         Kind::Gone => 410,
         Kind::TooLarge => 413,
         Kind::Internal => 500,
-        Kind::Unsupported => 501,
         Kind::BadGateway => 502,
         Kind::Unavailable => 503,
         Kind::Timeout => 504,
